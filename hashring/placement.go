@@ -1,0 +1,129 @@
+package hashring
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// MaxWeight is the largest weight that counts; a larger one counts as this.
+const MaxWeight = 1 << 20
+
+// Member is a node that may own buckets.
+type Member struct {
+	Name   string
+	Weight int  // its share of the buckets relative to the others'; 0 or less: none
+	Fit    bool // false: it keeps its place, but its buckets are dealt out to others
+}
+
+// Place says which member owns which bucket. It depends on nothing but its
+// arguments, not even on the order of the members, and every node computes it
+// for itself: to change it is to change the protocol.
+//
+// The base: every member, fit or not, has a quota, its exact share of the
+// buckets by weight (largest remainder, ties by name). All pairs of a bucket and
+// a member are taken in order of rising cost (see score.go; ties by name, then by
+// bucket), and each bucket goes to its first member that still has room. Costs
+// rank members for a bucket and buckets for a member alike, so this is the one
+// stable matching: no bucket and member would both rather have each other.
+//
+// Then the buckets of members that are not fit are dealt out to the fit ones in
+// the same way, under quotas that bring each up to its share among the fit. A
+// fit member never loses a bucket of its base to another's unfitness, and a
+// member that is fit again has exactly its base back when the others are fit,
+// and always all of its base. The price: where unfit members held fewer buckets
+// than their exact share (by fractions), there is less to deal out than the fit
+// lack, and one may stay short of its share by more than a bucket; none is ever
+// above it by a whole one. With equal weights both stay under one bucket.
+//
+// If no member with a weight is fit, no bucket has an owner; who wants the base
+// then, calls Place with all of them fit. Two members of one name are a panic.
+func Place(buckets int, members []Member) Table {
+	ms := slices.Clone(members)
+	slices.SortFunc(ms, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
+
+	t := Table{
+		names:  make([]string, len(ms)),
+		owners: make([]int32, buckets),
+		counts: make([]int, len(ms)),
+	}
+	weights := make([]int64, len(ms))
+	fit := make([]int64, len(ms)) // weight of the fit, 0 for the others
+	for i, m := range ms {
+		if i > 0 && t.names[i-1] == m.Name {
+			panic(fmt.Sprintf("hashring: placing two members of the name %q", m.Name))
+		}
+		t.names[i] = m.Name
+		weights[i] = int64(min(max(m.Weight, 0), MaxWeight))
+		if m.Fit {
+			fit[i] = weights[i]
+		}
+	}
+
+	for b := range t.owners {
+		t.owners[b] = nobody
+	}
+	if sum(fit) == 0 {
+		return t
+	}
+	r := newRanking(buckets, t.names, weights)
+
+	all := make([]int32, buckets)
+	for b := range all {
+		all[b] = int32(b)
+	}
+	quota := apportion(buckets, weights, make([]int, len(ms)))
+	r.match(all, quota, t.owners)
+
+	var orphans []int32
+	for b, owner := range t.owners {
+		if fit[owner] == 0 {
+			orphans = append(orphans, int32(b))
+			continue
+		}
+		t.counts[owner]++
+	}
+	room := apportion(len(orphans), fit, t.counts)
+	r.match(orphans, room, t.owners)
+	for i := range room {
+		t.counts[i] += room[i]
+	}
+	return t
+}
+
+// apportion hands out that many buckets, one at a time, each to the member that
+// lacks most of its exact share by weight of all buckets, those that members
+// have already and those handed out (ties to the first), and returns how many
+// each was given. With nothing had before, this is the method of the largest
+// remainder. Members of weight 0 get nothing; one at least must have a weight.
+func apportion(buckets int, weights []int64, have []int) []int {
+	given := make([]int, len(weights))
+	total := int64(buckets)
+	for _, h := range have {
+		total += int64(h)
+	}
+	all := sum(weights)
+	// What is lacking, times the sum of the weights: all integers.
+	lack := make([]int64, len(weights))
+	for i, w := range weights {
+		lack[i] = total*w - int64(have[i])*all
+	}
+	for range buckets {
+		most := -1
+		for i, w := range weights {
+			if w > 0 && (most < 0 || lack[i] > lack[most]) {
+				most = i
+			}
+		}
+		given[most]++
+		lack[most] -= all
+	}
+	return given
+}
+
+func sum(values []int64) (total int64) {
+	for _, v := range values {
+		total += v
+	}
+	return total
+}
