@@ -56,9 +56,9 @@ func jhashFinal(a, b, c uint32) uint32 {
 	return (c ^ b) - bits.RotateLeft32(b, 24)
 }
 
-// Scale maps a hash to 0..n-1 as the kernel's reciprocal_scale() does: hash*n
-// divided by 2^32 (include/linux/kernel.h, include/linux/math.h since 5.17).
-// This is what nft's `jhash ... mod n` applies; it is not a remainder.
+// Scale maps a hash to 0..n-1 as the kernel's reciprocal_scale() does
+// (include/linux/math.h): hash*n divided by 2^32. It is what nft's `jhash ...
+// mod n` means; no remainder is taken. n must be above 0 and fit in 32 bits.
 func Scale(hash uint32, n int) int {
 	return int(uint64(hash) * uint64(uint32(n)) >> 32)
 }

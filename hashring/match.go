@@ -20,8 +20,9 @@ func newRanking(buckets int, names []string, weights []int64) ranking {
 	return r
 }
 
-// match gives each of the buckets an owner, no member more than it has room for:
-// the stable matching of Place. The members must have room for all buckets.
+// match writes an owner for each of the buckets, and gives no member more than
+// it has room for: the stable matching of Place. There must be as much room, all
+// members together, as there are buckets.
 //
 // It is found by deferred acceptance (Gale and Shapley 1962): a bucket goes to
 // the cheapest member that would take it, and a full member takes it in exchange
@@ -29,27 +30,27 @@ func newRanking(buckets int, names []string, weights []int64) ranking {
 // better, so what it has turned away it would turn away again, and no bucket
 // needs to remember where it has been.
 func (r ranking) match(buckets []int32, room []int, owners []int32) {
-	seats := make([]seats, r.members)
+	taken := make([]seats, r.members)
 	backing := make([]seat, len(buckets))
-	for m := range seats {
-		seats[m] = backing[:0:room[m]]
+	for m := range taken {
+		taken[m] = backing[:0:room[m]]
 		backing = backing[room[m]:]
 	}
 	for _, b := range buckets {
 		for b != nobody {
-			m, cost := r.cheapest(b, seats)
+			m, cost := r.cheapest(b, taken)
 			owners[b] = int32(m)
-			b = seats[m].take(seat{cost, b})
+			b = taken[m].take(seat{cost, b})
 		}
 	}
 }
 
 // cheapest returns the member of the least cost to the bucket among those that
 // would take it; of equals, the first by name.
-func (r ranking) cheapest(bucket int32, seats []seats) (member int, cost uint64) {
+func (r ranking) cheapest(bucket int32, taken []seats) (member int, cost uint64) {
 	member = -1
 	for m, c := range r.costs[int(bucket)*r.members:][:r.members] {
-		if (member < 0 || c < cost) && seats[m].wants(seat{c, bucket}) {
+		if (member < 0 || c < cost) && taken[m].wants(seat{c, bucket}) {
 			member, cost = m, c
 		}
 	}

@@ -22,22 +22,26 @@ type Member struct {
 //
 // The base: every member, fit or not, has a quota, its exact share of the
 // buckets by weight (largest remainder, ties by name). All pairs of a bucket and
-// a member are taken in order of rising cost (see score.go; ties by name, then by
+// a member are taken in order of rising cost (score.go; ties by name, then by
 // bucket), and each bucket goes to its first member that still has room. Costs
-// rank members for a bucket and buckets for a member alike, so this is the one
-// stable matching: no bucket and member would both rather have each other.
+// rank the members for a bucket and the buckets for a member alike, so this is
+// the one stable matching: no bucket and member both cost each other less than
+// what they got.
 //
 // Then the buckets of members that are not fit are dealt out to the fit ones in
-// the same way, under quotas that bring each up to its share among the fit. A
-// fit member never loses a bucket of its base to another's unfitness, and a
-// member that is fit again has exactly its base back when the others are fit,
-// and always all of its base. The price: where unfit members held fewer buckets
-// than their exact share (by fractions), there is less to deal out than the fit
-// lack, and one may stay short of its share by more than a bucket; none is ever
-// above it by a whole one. With equal weights both stay under one bucket.
+// the same way, with room for what brings each nearest to its share among the
+// fit. So a fit member has all of its base, whoever else is fit or not, and
+// somebody's return to fitness gives it back exactly that.
 //
-// If no member with a weight is fit, no bucket has an owner; who wants the base
-// then, calls Place with all of them fit. Two members of one name are a panic.
+// The price: if unfit members hold less than their exact shares, by fractions of
+// a bucket each, there is less to deal out than the fit ones lack, and one of
+// them may stay short of its share among the fit by more than a bucket. Nobody is
+// ever above it by a whole one, and with equal weights nobody is short by one.
+// (No rule gives shares exact to one bucket and never moves a bucket between two
+// members because of a third: Balinski and Young, "Fair Representation", 1982.)
+//
+// If nobody of a weight above 0 is fit, no bucket has an owner; for the base in
+// that case, call Place with everybody fit. Two members of one name are a panic.
 func Place(buckets int, members []Member) Table {
 	ms := slices.Clone(members)
 	slices.SortFunc(ms, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })

@@ -37,8 +37,8 @@ func (s Set) MarshalText() ([]byte, error) {
 }
 
 // UnmarshalText makes *s the set that MarshalText turned into this text, with
-// numbers of its own. Any other text is an error and leaves *s as it was. It
-// takes no more memory than the largest set does, whatever the text says.
+// numbers of its own. Any other text is an error and leaves *s as it was. What it
+// allocates is bounded by MaxSetCap, whatever the text says.
 func (s *Set) UnmarshalText(text []byte) error {
 	set, err := parseSet(text)
 	if err != nil {
@@ -66,7 +66,7 @@ func parseSet(text []byte) (Set, error) {
 		return Set{}, errors.New("no offset")
 	}
 	raw = raw[size:]
-	if offset+uint64(len(raw)) > (n+7)/8 || offset > n {
+	if size := (n + 7) / 8; offset > size || uint64(len(raw)) > size-offset {
 		return Set{}, fmt.Errorf("%d bytes at offset %d are beyond the capacity of %d", len(raw), offset, n)
 	}
 	s := NewSet(int(n))
