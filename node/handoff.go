@@ -1,0 +1,285 @@
+package node
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/peervip/peervip/hashring"
+)
+
+// request is this node, as heir, asking a holder for slots.
+type request struct {
+	id     uint64
+	to     Incarnation
+	slots  hashring.Set // not answered yet
+	taken  hashring.Set // granted and accepted
+	closed hashring.Set // taken, and in the kernel: may be confirmed
+	// version of the holder's statement that shows the promise.
+	version uint64
+	sentAt  Time
+}
+
+// grant is this node, as holder, giving slots to an heir.
+type grant struct {
+	to    Incarnation
+	id    uint64
+	slots hashring.Set // not confirmed yet
+	// version of this node's statement that first showed the promise; 0 while the
+	// kernel has not released the slots.
+	version uint64
+	sentAt  Time
+}
+
+// ask requests slots of a holder, in one message.
+func (c *Core) ask(p *peer, slots hashring.Set) {
+	r := &request{id: c.nextID(), to: p.Incarnation, slots: slots, taken: c.cfg.newSet(), closed: c.cfg.newSet()}
+	c.requests[r.id] = r
+	c.requested.AddAll(slots)
+	c.sendRequest(r)
+}
+
+func (c *Core) sendRequest(r *request) {
+	if p := c.alivePeer(r.to); p != nil {
+		r.sentAt = c.now
+		c.send(p, &Message{Request: &Request{ID: r.id, Slots: r.slots.Clone()}})
+	}
+}
+
+// receiveRequest is the holder's judgement, slot by slot: not whether the views
+// agree, but whether this slot should go to that heir. What is granted is
+// released in the kernel first.
+func (c *Core) receiveRequest(p *peer, q *Request) {
+	known := c.findGrant(p.Incarnation, q.ID)
+	refused := map[Reason]hashring.Set{}
+	refuse := func(slot Slot, why Reason) {
+		set, ok := refused[why]
+		if !ok {
+			set = c.cfg.newSet()
+			refused[why] = set
+		}
+		set.Add(slot)
+	}
+	give := c.cfg.newSet()
+	for slot := range q.Slots.All() {
+		if known != nil && known.slots.Has(slot) {
+			continue
+		}
+		why := c.judge(p, slot)
+		if why == 0 && known != nil {
+			why = InMotion // a repeated request: its grant is out, the rest needs a new one
+		}
+		if why != 0 {
+			refuse(slot, why)
+			continue
+		}
+		give.Add(slot)
+	}
+	for _, why := range slices.Sorted(maps.Keys(refused)) {
+		c.send(p, &Message{Refusal: &Refusal{ID: q.ID, Reason: why, Slots: refused[why]}})
+	}
+	if known != nil {
+		c.sendGrant(known)
+	}
+	if give.Empty() {
+		return
+	}
+	c.want.RemoveAll(give)
+	c.promised.AddAll(give)
+	c.grants = append(c.grants, &grant{to: p.Incarnation, id: q.ID, slots: give})
+}
+
+// judge says why the slot must not go from this node to the peer; 0 if it may.
+func (c *Core) judge(p *peer, slot Slot) Reason {
+	switch {
+	case c.promised.Has(slot), c.requested.Has(slot), c.want.Has(slot) != c.kernel.Has(slot), c.openSlots.Has(slot):
+		return InMotion
+	case !c.want.Has(slot):
+		return NotHeld
+	}
+	service := slot / c.cfg.Buckets
+	if pl := c.places[service]; pl.rank == rankFit && pl.table.Owner(slot%c.cfg.Buckets) == p.Name {
+		return 0
+	}
+	// A node that is worse off than the heir gives to whoever asks: to keep the
+	// slot only because the two views differ would help nobody.
+	if p.rank(service) > c.memberSelf().rank(service) {
+		return 0
+	}
+	return NotYours
+}
+
+func (c *Core) findGrant(to Incarnation, id uint64) *grant {
+	for _, g := range c.grants {
+		if g.to == to && g.id == id {
+			return g
+		}
+	}
+	return nil
+}
+
+// released reports whether the kernel has released all slots of the grant.
+func (c *Core) released(g *grant) bool {
+	return !g.slots.Empty() && !g.slots.Intersects(c.kernel) && !g.slots.Intersects(c.openSlots)
+}
+
+// offerGrants sends the grants whose release the kernel has carried out, after
+// the statement that shows them, and again those that were not confirmed in time.
+func (c *Core) offerGrants() {
+	for _, g := range c.grants {
+		if !c.released(g) {
+			continue
+		}
+		if g.version == 0 {
+			g.version = c.said.Version
+			c.sendGrant(g)
+		} else if c.now >= g.sentAt+c.cfg.Timing.Retry {
+			c.sendGrant(g)
+		}
+	}
+}
+
+func (c *Core) sendGrant(g *grant) {
+	if p := c.alivePeer(g.to); p != nil && g.version > 0 {
+		g.sentAt = c.now
+		c.send(p, &Message{Grant: &Grant{ID: g.id, Version: g.version, Slots: g.slots.Clone()}})
+	}
+}
+
+// receiveGrant takes what was asked for, once; declines what was not, or is no
+// longer wanted; confirms again what is long in the kernel.
+func (c *Core) receiveGrant(p *peer, g *Grant) {
+	r := c.requests[g.ID]
+	if r == nil || r.to != p.Incarnation {
+		c.send(p, &Message{Cancel: &Cancel{ID: g.ID, Slots: g.Slots}})
+		return
+	}
+	take := g.Slots.Clone()
+	take.RetainAll(r.slots)
+	done := g.Slots.Clone()
+	done.RetainAll(r.closed)
+	decline := g.Slots.Clone()
+	decline.RemoveAll(take)
+	decline.RemoveAll(r.taken)
+	if !take.Empty() {
+		r.slots.RemoveAll(take)
+		r.taken.AddAll(take)
+		r.version = max(r.version, g.Version)
+		c.requested.RemoveAll(take)
+		c.want.AddAll(take)
+		if p.said == nil || p.said.Version < g.Version {
+			p.releasedAt = max(p.releasedAt, g.Version)
+			p.released.AddAll(take)
+		}
+		c.replan = true
+	}
+	if !done.Empty() {
+		c.send(p, &Message{Confirm: &Confirm{ID: g.ID, Slots: done}})
+	}
+	if !decline.Empty() {
+		c.send(p, &Message{Cancel: &Cancel{ID: g.ID, Slots: decline}})
+	}
+}
+
+// receiveRefusal: the slots are free to be asked for again when something has
+// changed at the holder or here, or after a while.
+func (c *Core) receiveRefusal(p *peer, f *Refusal) {
+	r := c.requests[f.ID]
+	if r == nil || r.to != p.Incarnation {
+		return
+	}
+	gone := f.Slots.Clone()
+	gone.RetainAll(r.slots)
+	r.slots.RemoveAll(gone)
+	c.requested.RemoveAll(gone)
+	c.dropIfOver(r)
+	p.refusedAt, p.refusedView = c.now, c.view.Digest()
+	p.refusedSaid = 0
+	if p.said != nil {
+		p.refusedSaid = p.said.Version
+	}
+	c.replan = true
+}
+
+// receiveCancel: the heir does not want the slots, or not any more. They are the
+// holder's again.
+func (c *Core) receiveCancel(p *peer, x *Cancel) {
+	g := c.findGrant(p.Incarnation, x.ID)
+	if g == nil {
+		return
+	}
+	back := x.Slots.Clone()
+	back.RetainAll(g.slots)
+	c.promised.RemoveAll(back)
+	c.want.AddAll(back)
+	c.shrink(g, back)
+}
+
+func (c *Core) receiveConfirm(p *peer, f *Confirm) {
+	g := c.findGrant(p.Incarnation, f.ID)
+	if g == nil || g.version == 0 {
+		return
+	}
+	over := f.Slots.Clone()
+	over.RetainAll(g.slots)
+	c.promised.RemoveAll(over)
+	if n := over.Count(); n > 0 {
+		c.notice(false, "gave %d buckets to %s", n, p.Name)
+	}
+	c.shrink(g, over)
+}
+
+// shrink takes slots out of a grant, and the grant away when nothing is left.
+func (c *Core) shrink(g *grant, slots hashring.Set) {
+	g.slots.RemoveAll(slots)
+	if g.slots.Empty() {
+		c.grants = slices.DeleteFunc(c.grants, func(o *grant) bool { return o == g })
+	}
+	c.replan = true
+}
+
+// withdraw cancels the requests for slots that are no longer this node's to
+// have. It must happen before the new view's digest is published: whoever sees
+// the digest may rely on it.
+func (c *Core) withdraw(keep func(Slot) bool) {
+	for _, id := range slices.Sorted(maps.Keys(c.requests)) {
+		r := c.requests[id]
+		gone := c.cfg.newSet()
+		for slot := range r.slots.All() {
+			if !keep(slot) {
+				gone.Add(slot)
+			}
+		}
+		if gone.Empty() {
+			continue
+		}
+		r.slots.RemoveAll(gone)
+		c.requested.RemoveAll(gone)
+		if p := c.alivePeer(r.to); p != nil {
+			c.send(p, &Message{Cancel: &Cancel{ID: id, Slots: gone}})
+		}
+		c.dropIfOver(r)
+	}
+}
+
+// dropIfOver forgets a request of which nothing was granted and nothing is open.
+func (c *Core) dropIfOver(r *request) {
+	if r.slots.Empty() && r.taken.Empty() {
+		delete(c.requests, r.id)
+	}
+}
+
+// forgetConfirmed forgets the requests whose promise the holder no longer shows:
+// no grant of theirs can come any more but as a late duplicate, and the holder
+// ignores what we answer to that.
+func (c *Core) forgetConfirmed(p *peer) {
+	for id, r := range c.requests {
+		if r.to != p.Incarnation || !r.slots.Empty() || p.said.Version < r.version || !r.closed.Equal(r.taken) {
+			continue
+		}
+		if !slices.ContainsFunc(p.said.Granted, func(g Promise) bool {
+			return g.ID == id && g.To == c.cfg.Incarnation
+		}) {
+			delete(c.requests, id)
+		}
+	}
+}

@@ -1,0 +1,339 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A hold is one thing that the host is made to have while the link is up.
+type hold interface {
+	// ensure makes it so where it is not, and says whether it had to change
+	// anything. The index is the interface's, 0 while there is none: then what
+	// belongs to the interface is forgotten, since it went with it.
+	ensure(index int) (changed bool, err error)
+	// release takes back what ensure did, and only that. After an error it may be
+	// called again.
+	release() error
+	// String names the thing for a log.
+	String() string
+}
+
+// newHolds lists what Up does, in its order.
+func newHolds(config Config) []hold {
+	var holds []hold
+	for _, where := range []string{"all", config.Interface} {
+		holds = append(holds,
+			// Values of net/ipv4/arp.c, arp_ignore: 1 to 3 and 8 keep still about an
+			// address of lo with scope host, 4 to 7 are reserved and mean 0.
+			&sysctl{where: where, key: "arp_ignore", want: 1, enough: []int{1, 2, 3, 8}},
+			// arp_solicit: everything but 1 and 2 means 0; 1 may still name a VIP.
+			&sysctl{where: where, key: "arp_announce", want: 2, enough: []int{2}})
+	}
+	for _, vip := range config.VIPs {
+		holds = append(holds, &vipOnLo{vip: vip})
+	}
+	return append(holds, &membership{mac: config.MAC, on: config.Interface})
+}
+
+// Up makes the host hold the VIPs: sysctls, the VIPs on lo, the group of the
+// cluster MAC; then it begins to answer ARP, as long as Run runs. The rules that
+// guard the VIPs must be in place before. Up may be called again. After an error,
+// Down takes back what was done.
+//
+// Run checks all this at every look and puts back, with a warning, what somebody
+// has taken away: who does not want the VIP here drains or stops the node.
+func (l *Link) Up() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	device, err := readDevice(l.config.Interface)
+	if err != nil {
+		return err
+	}
+	if !device.found {
+		return fmt.Errorf("interface %s does not exist", l.config.Interface)
+	}
+	for _, h := range l.holds {
+		if _, err := h.ensure(device.index); err != nil {
+			return err
+		}
+	}
+	l.up = true
+	l.speak(device.mac)
+	l.nudge()
+	return nil
+}
+
+// Down stops the answers and then takes back what Up did, in reverse, also after
+// a partial Up. What Up found as it wanted it stays, and so does what somebody
+// has changed since. Down may be called again, and Up after it.
+//
+// Nothing is kept on disk: a node that was killed leaves the VIPs on lo, which the
+// next Up takes over, and the sysctls, which the next Up finds in order and its
+// Down leaves as they are. They harm nobody, and are as before after a reboot. The
+// group goes with the process.
+func (l *Link) Down() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.up = false
+	l.speaker.Store(nil)
+	var errs []error
+	for _, h := range slices.Backward(l.holds) {
+		errs = append(errs, h.release())
+	}
+	return errors.Join(errs...)
+}
+
+// speak sets what the answers say. The caller holds l.mu.
+func (l *Link) speak(own hwAddr) {
+	if l.up {
+		l.speaker.Store(&speaker{own: own, cluster: l.config.MAC.addr, vips: l.config.VIPs})
+	}
+}
+
+// repair ensures again what Up did, if the link is up: after the interface was
+// made anew, or somebody changed the host. index is the interface's, or 0.
+func (l *Link) repair(seen *sight) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.up {
+		return nil
+	}
+	l.speak(seen.mac)
+	var errs []error
+	for _, h := range l.holds {
+		changed, err := h.ensure(seen.index)
+		if changed {
+			l.log.Warn("put back what was gone from the host", "what", h)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// sysctl is a setting of net.ipv4.conf, for all interfaces or one. The kernel goes
+// by the greater of the two for the keys used here (IN_DEV_MAXCONF in
+// include/linux/inetdevice.h).
+type sysctl struct {
+	where  string // "all", or the interface's name
+	key    string
+	want   int
+	enough []int // the values that will do
+
+	index int          // the interface that restore is for
+	undo  func() error // nil if there is nothing to put back
+}
+
+func (s *sysctl) String() string { return "net.ipv4.conf." + s.where + "." + s.key }
+
+func (s *sysctl) ensure(index int) (bool, error) {
+	if s.where != "all" {
+		if index != s.index {
+			s.index, s.undo = index, nil
+		}
+		if index == 0 {
+			return false, nil
+		}
+	}
+	found, err := s.read()
+	if err != nil {
+		return false, err
+	}
+	if slices.Contains(s.enough, found) {
+		return false, nil
+	}
+	if err := s.write(s.want); err != nil {
+		return false, err
+	}
+	if s.undo == nil {
+		s.undo = func() error { return s.putBack(found) }
+	}
+	return true, nil
+}
+
+func (s *sysctl) release() error {
+	if s.undo == nil {
+		return nil
+	}
+	if err := s.undo(); err != nil {
+		return err
+	}
+	s.undo = nil
+	return nil
+}
+
+// putBack restores a value, unless somebody has changed ours meanwhile: then that
+// is what he wants.
+func (s *sysctl) putBack(value int) error {
+	now, err := s.read()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // went with the interface
+	}
+	if err != nil {
+		return err
+	}
+	if now != s.want {
+		return nil
+	}
+	return s.write(value)
+}
+
+// path leads to the network namespace of the calling thread.
+func (s *sysctl) path() string {
+	return filepath.Join("/proc/sys/net/ipv4/conf", s.where, s.key)
+}
+
+func (s *sysctl) read() (int, error) {
+	text, err := os.ReadFile(s.path())
+	if err != nil {
+		return 0, fmt.Errorf("reading %s: %w", s, err)
+	}
+	value, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return 0, fmt.Errorf("reading %s: %w", s, err)
+	}
+	return value, nil
+}
+
+func (s *sysctl) write(value int) error {
+	err := os.WriteFile(s.path(), []byte(strconv.Itoa(value)), 0)
+	if errors.Is(err, unix.EROFS) {
+		return fmt.Errorf("setting %s to %d: /proc/sys is read-only here (a container?): set it from outside", s, value)
+	}
+	if err != nil {
+		return fmt.Errorf("setting %s to %d: %w", s, value, err)
+	}
+	return nil
+}
+
+// vipOnLo is a VIP as an address of lo, with scope host.
+type vipOnLo struct {
+	vip  netip.Addr
+	held bool // put there by us, or by an earlier run of us
+}
+
+func (v *vipOnLo) String() string { return v.vip.String() + " on lo" }
+
+func (v *vipOnLo) address() *netlink.Addr {
+	return &netlink.Addr{
+		IPNet: &net.IPNet{IP: v.vip.AsSlice(), Mask: net.CIDRMask(v.vip.BitLen(), v.vip.BitLen())},
+		Scope: int(netlink.SCOPE_HOST),
+	}
+}
+
+func (v *vipOnLo) ensure(int) (bool, error) {
+	addresses, err := readAddresses()
+	if err != nil {
+		return false, err
+	}
+	if slices.ContainsFunc(addresses, func(a hostAddress) bool { return a.isHeld(v.vip) }) {
+		v.held = true
+		return false, nil
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.AddrAdd(lo, v.address())
+	}
+	if err != nil {
+		return false, fmt.Errorf("adding the VIP %s to lo: %w", v.vip, err)
+	}
+	v.held = true
+	return true, nil
+}
+
+func (v *vipOnLo) release() error {
+	if !v.held {
+		return nil
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.AddrDel(lo, v.address())
+	}
+	if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) { // already gone
+		return fmt.Errorf("removing the VIP %s from lo: %w", v.vip, err)
+	}
+	v.held = false
+	return nil
+}
+
+// membership makes the interface take frames to the cluster MAC. It lives in a
+// socket, so the kernel ends it with the process at the latest.
+type membership struct {
+	mac ClusterMAC
+	on  string
+
+	index  int // the interface that the socket is for; 0: there is no socket
+	socket int
+}
+
+func (m *membership) String() string {
+	if m.mac.group.IsValid() {
+		return fmt.Sprintf("membership of %s (%s) on %s", m.mac.group, m.mac, m.on)
+	}
+	return fmt.Sprintf("filter for %s on %s", m.mac, m.on)
+}
+
+func (m *membership) ensure(index int) (bool, error) {
+	if index == m.index {
+		return false, nil
+	}
+	if err := m.release(); err != nil || index == 0 {
+		return false, err
+	}
+	socket, err := m.join(index)
+	if err != nil {
+		return false, fmt.Errorf("joining: %s: %w", m, err)
+	}
+	m.index, m.socket = index, socket
+	return true, nil
+}
+
+// join opens a socket that gets no packets and holds the membership: of the IGMP
+// group, so that switches learn of it, or else of the bare MAC in the interface's
+// filter (packet(7)).
+func (m *membership) join(index int) (int, error) {
+	family, kind := unix.AF_PACKET, unix.SOCK_RAW
+	if m.mac.group.IsValid() {
+		family, kind = unix.AF_INET, unix.SOCK_DGRAM
+	}
+	socket, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("opening a socket: %w", err)
+	}
+	if m.mac.group.IsValid() {
+		request := unix.IPMreqn{Multiaddr: m.mac.group.As4(), Ifindex: int32(index)}
+		err = unix.SetsockoptIPMreqn(socket, unix.IPPROTO_IP, unix.IP_ADD_MEMBERSHIP, &request)
+	} else {
+		request := unix.PacketMreq{Ifindex: int32(index), Type: unix.PACKET_MR_UNICAST, Alen: uint16(len(m.mac.addr))}
+		if m.mac.Multicast() {
+			request.Type = unix.PACKET_MR_MULTICAST
+		}
+		copy(request.Address[:], m.mac.addr[:])
+		err = unix.SetsockoptPacketMreq(socket, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &request)
+	}
+	if err != nil {
+		return 0, errors.Join(err, unix.Close(socket))
+	}
+	return socket, nil
+}
+
+func (m *membership) release() error {
+	if m.index == 0 {
+		return nil
+	}
+	m.index = 0
+	if err := unix.Close(m.socket); err != nil {
+		return fmt.Errorf("closing the socket of the %s: %w", m, err)
+	}
+	return nil
+}

@@ -1,0 +1,148 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// device is what the kernel says of the interface at one moment.
+type device struct {
+	found    bool // false: there is no interface of the name, and the rest is zero
+	index    int
+	mac      hwAddr
+	ethernet bool
+	up       bool // set up by the operator: IFF_UP
+	carrier  bool // IFF_LOWER_UP
+	running  bool // operational, RFC 2863: IFF_RUNNING; not while 802.1X is unfinished
+}
+
+// hostAddress is one IPv4 address of the host.
+type hostAddress struct {
+	addr   netip.Addr
+	bits   int    // the prefix length
+	device string // the interface's name
+	global bool
+	host   bool // scope host
+}
+
+// isHeld says whether this is the VIP in the form in which Up puts it on lo.
+func (a hostAddress) isHeld(vip netip.Addr) bool {
+	return a.addr == vip && a.device == "lo" && a.bits == vip.BitLen() && a.host
+}
+
+func readDevice(name string) (device, error) {
+	if name == "" {
+		return device{}, nil
+	}
+	found, err := netlink.LinkByName(name)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return device{}, nil
+	}
+	if err != nil {
+		return device{}, fmt.Errorf("reading interface %s: %w", name, err)
+	}
+	attrs := found.Attrs()
+	d := device{
+		found: true, index: attrs.Index,
+		up:      attrs.RawFlags&unix.IFF_UP != 0,
+		carrier: attrs.RawFlags&unix.IFF_LOWER_UP != 0,
+		running: attrs.RawFlags&unix.IFF_RUNNING != 0,
+	}
+	if attrs.EncapType == "ether" && len(attrs.HardwareAddr) == len(d.mac) {
+		d.ethernet, d.mac = true, hwAddr(attrs.HardwareAddr)
+	}
+	return d, nil
+}
+
+// dumpAttempts bounds how often a dump is asked for again that the kernel says was
+// torn by a change; each attempt takes microseconds.
+const dumpAttempts = 10
+
+// readAddresses lists the host's IPv4 addresses in the kernel's order: an
+// interface's primary address comes before its secondary ones.
+func readAddresses() ([]hostAddress, error) {
+	var list []netlink.Addr
+	err := error(netlink.ErrDumpInterrupted)
+	for try := 0; try < dumpAttempts && errors.Is(err, netlink.ErrDumpInterrupted); try++ {
+		list, err = netlink.AddrList(nil, netlink.FAMILY_V4)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listing the host's addresses: %w", err)
+	}
+	names := map[int]string{}
+	addresses := make([]hostAddress, 0, len(list))
+	for _, a := range list {
+		addr, ok := netip.AddrFromSlice(a.IP.To4())
+		if !ok {
+			continue // an address of another family has no place here
+		}
+		name, known := names[a.LinkIndex]
+		if !known {
+			if i, err := net.InterfaceByIndex(a.LinkIndex); err == nil {
+				name = i.Name // else the interface went away just now, and its addresses with it
+			}
+			names[a.LinkIndex] = name
+		}
+		bits, _ := a.Mask.Size()
+		addresses = append(addresses, hostAddress{
+			addr: addr, bits: bits, device: name,
+			global: a.Scope == int(netlink.SCOPE_UNIVERSE),
+			host:   a.Scope == int(netlink.SCOPE_HOST),
+		})
+	}
+	return addresses, nil
+}
+
+// sight is one look at the host; it is never changed after it was published.
+type sight struct {
+	device
+	hasAddress   bool       // the node's own address is there
+	source       netip.Addr // fit as a sender on the interface; 0.0.0.0 if it has no address
+	carrierSince time.Time  // since when the carrier is there, monotonic
+}
+
+func newSight(config Config, device device, addresses []hostAddress) sight {
+	s := sight{device: device, source: netip.IPv4Unspecified()}
+	for _, a := range addresses {
+		if a.addr == config.Address {
+			s.hasAddress = true
+		}
+		if a.device == config.Interface && (a.addr == config.Address || a.global && s.source.IsUnspecified()) {
+			s.source = a.addr
+		}
+	}
+	return s
+}
+
+// working says whether frames can come and go.
+func (s sight) working() bool { return s.found && s.up && s.carrier && s.running }
+
+// Status is whether the node can serve, as far as the wire is concerned.
+type Status struct {
+	OK     bool
+	Reason string // why not, in words for an operator; empty if OK
+}
+
+// status judges what was seen; the first thing that is wrong is the reason.
+func (s sight) status(config Config) Status {
+	name := config.Interface
+	switch {
+	case !s.found:
+		return Status{Reason: fmt.Sprintf("interface %s does not exist", name)}
+	case !s.up:
+		return Status{Reason: fmt.Sprintf("interface %s is down", name)}
+	case !s.carrier:
+		return Status{Reason: fmt.Sprintf("interface %s has no carrier", name)}
+	case !s.running:
+		return Status{Reason: fmt.Sprintf("interface %s is not operational (802.1X or a lower interface)", name)}
+	case !s.hasAddress:
+		return Status{Reason: fmt.Sprintf("address %s is gone from this host", config.Address)}
+	}
+	return Status{OK: true}
+}

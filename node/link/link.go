@@ -1,0 +1,277 @@
+// Package link is this node on the wire: the virtual addresses (VIPs) on lo, the
+// cluster MAC and its group, the ARP answers, and a watch over the interface. It
+// must not know who owns which bucket, nor what the packet filter does.
+//
+// The kernel must never speak of a VIP with the MAC of a NIC, or clients would
+// send to one node alone. So the VIP is on lo with scope host, which is never
+// chosen as a source address; arp_ignore=1 keeps the kernel from answering for it,
+// arp_announce=2 from naming it as the sender of a request, on every interface of
+// the host. The agent answers instead, from user space: the cluster MAC in the
+// ARP payload, the node's own MAC as Ethernet source, so that no switch learns the
+// cluster MAC on one port.
+package link
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Config says where the node is on the wire.
+type Config struct {
+	// Interface is the name of the Ethernet interface on the VIPs' segment.
+	Interface string
+	// Address is the node's own; it may be on another interface of the host (gossip
+	// may run over another network). Zero: the first global address of Interface.
+	Address netip.Addr
+	// VIPs are the addresses that all nodes share; at least one, IPv4.
+	VIPs []netip.Addr
+	// MAC is the cluster MAC, from ParseClusterMAC.
+	MAC ClusterMAC
+	// Log gets repairs and conflicts; nil for none. What Status says is not logged.
+	Log *slog.Logger
+}
+
+// Link is the node's place on the wire, made by Open. Its methods may be called
+// from any goroutine. All that open sockets or change the host (Up, Down, Probe,
+// Run) do so on the calling goroutine's thread, hence in that thread's network
+// namespace.
+type Link struct {
+	config Config
+	log    *slog.Logger
+
+	announceEvery time.Duration // gratuitous ARP; tests shorten it
+	lookEvery     time.Duration // between two looks at the kernel without an event
+
+	// mu guards what the host is made to have. It is held for as long as the kernel takes.
+	mu    sync.Mutex
+	up    bool // Up succeeded, and no Down since
+	holds []hold
+
+	seen    atomic.Pointer[sight]        // the last look, by Open and then by Run
+	speaker atomic.Pointer[speaker]      // nil while the link is not up
+	asking  atomic.Pointer[[]netip.Addr] // nil until Ask
+	heard   atomic.Bool
+	kick    chan struct{} // asks Run for a look now, and for gratuitous ARP
+}
+
+const (
+	// announceEvery is short against the minutes for which clients and switches
+	// remember a MAC, and costs a frame per node and VIP.
+	announceEvery = 30 * time.Second
+	// lookEvery bounds how long a change goes unseen whose event was lost, or that
+	// has none, such as a sysctl.
+	lookEvery = time.Second
+)
+
+// Open checks that the configuration can work on this host and changes nothing.
+// Its errors name the key, and what would cure them.
+func Open(config Config) (*Link, error) {
+	if err := checkCapabilities(); err != nil {
+		return nil, err
+	}
+	config.Address = config.Address.Unmap()
+	config.VIPs = slices.Clone(config.VIPs)
+	for i, vip := range config.VIPs {
+		config.VIPs[i] = vip.Unmap()
+	}
+	if err := checkVIPs(config.VIPs); err != nil {
+		return nil, err
+	}
+	if config.MAC == (ClusterMAC{}) {
+		return nil, errors.New("spec.mac: no cluster MAC is set: write multicast, unicast or a MAC address")
+	}
+	if config.Log == nil {
+		config.Log = slog.New(slog.DiscardHandler)
+	}
+
+	device, err := readDevice(config.Interface)
+	if err != nil {
+		return nil, err
+	}
+	addresses, err := readAddresses()
+	if err != nil {
+		return nil, err
+	}
+	if err := checkInterface(config, device); err != nil {
+		return nil, err
+	}
+	if err := checkNotOwn(config.VIPs, addresses); err != nil {
+		return nil, err
+	}
+	if config.Address, err = chooseAddress(config, addresses); err != nil {
+		return nil, err
+	}
+
+	l := &Link{
+		config: config, log: config.Log,
+		announceEvery: announceEvery, lookEvery: lookEvery,
+		holds: newHolds(config),
+		kick:  make(chan struct{}, 1),
+	}
+	now := newSight(config, device, addresses)
+	now.carrierSince = time.Now()
+	l.seen.Store(&now)
+	for _, vip := range config.VIPs {
+		if slices.ContainsFunc(addresses, func(a hostAddress) bool { return a.isHeld(vip) }) {
+			l.log.Info("a VIP is on lo from an earlier run; it is taken over", "vip", vip)
+		}
+	}
+	return l, nil
+}
+
+// Address returns the node's own address, which never is a VIP.
+func (l *Link) Address() netip.Addr { return l.config.Address }
+
+// HardwareAddr returns the interface's own MAC as Run saw it last; the slice is
+// the caller's own.
+func (l *Link) HardwareAddr() net.HardwareAddr { return l.seen.Load().mac.hardware() }
+
+// CarrierFor returns for how long the interface has had its carrier as far as the
+// watch knows, by the monotonic clock: 0 without a carrier, at most the time since
+// Open.
+func (l *Link) CarrierFor() time.Duration {
+	now := l.seen.Load()
+	if !now.working() {
+		return 0
+	}
+	return time.Since(now.carrierSince)
+}
+
+func checkCapabilities() error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return fmt.Errorf("reading the process's capabilities: %w", err)
+	}
+	var missing []string
+	for _, capability := range []struct {
+		bit  uint
+		name string
+	}{
+		{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN"}, // addresses, sysctls, groups
+		{unix.CAP_NET_RAW, "CAP_NET_RAW"},     // packet sockets
+	} {
+		if data[0].Effective&(1<<capability.bit) == 0 {
+			missing = append(missing, capability.name)
+		}
+	}
+	if missing != nil {
+		return fmt.Errorf("missing %s: run as root, or grant it to the service (AmbientCapabilities= in a systemd unit)",
+			strings.Join(missing, " and "))
+	}
+	return nil
+}
+
+func checkVIPs(vips []netip.Addr) error {
+	if len(vips) == 0 {
+		return errors.New("spec.vips: no VIP is set: give at least one IPv4 address")
+	}
+	for i, vip := range vips {
+		bad := ""
+		switch {
+		case !vip.IsValid():
+			bad = "is no address"
+		case vip.IsUnspecified():
+			bad = "is the unspecified address"
+		case vip.IsLoopback():
+			bad = "is a loopback address, which never leaves a host"
+		case vip.IsMulticast():
+			bad = "is a multicast address"
+		case vip == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+			bad = "is the broadcast address"
+		case vip.Is6():
+			bad = "is IPv6, which is not supported"
+		case slices.Contains(vips[:i], vip):
+			return fmt.Errorf("spec.vips: %s is listed twice: remove one", vip)
+		}
+		if bad != "" {
+			return fmt.Errorf("spec.vips: %s %s: give an IPv4 unicast address", vip, bad)
+		}
+	}
+	return nil
+}
+
+func checkInterface(config Config, device device) error {
+	switch {
+	case config.Interface == "":
+		return errors.New("node.interface: no interface is set" + existing())
+	case !device.found:
+		return fmt.Errorf("node.interface: there is no interface %s%s", config.Interface, existing())
+	case !device.ethernet:
+		return fmt.Errorf("node.interface: %s is not an Ethernet interface, which a VIP needs%s", config.Interface, existing())
+	case device.mac == config.MAC.addr:
+		return fmt.Errorf("spec.mac: %s is the MAC of %s itself: the cluster MAC must belong to no station", config.MAC, config.Interface)
+	}
+	return nil
+}
+
+// existing lists the host's interfaces for an error.
+func existing() string {
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return fmt.Sprintf(" (listing them: %v)", err)
+	}
+	var names []string
+	for _, i := range interfaces {
+		names = append(names, i.Name)
+	}
+	return ": this host has " + strings.Join(names, ", ")
+}
+
+// checkNotOwn refuses a VIP that the host has as an address of its own. One on lo
+// as Up puts it there is what an agent that was killed has left.
+func checkNotOwn(vips []netip.Addr, addresses []hostAddress) error {
+	for _, a := range addresses {
+		if slices.Contains(vips, a.addr) && !a.isHeld(a.addr) {
+			return fmt.Errorf("spec.vips: %s is already an address of this host, on %s: remove it there (ip addr del %s dev %s), the agent adds it itself",
+				a.addr, a.device, netip.PrefixFrom(a.addr, a.bits), a.device)
+		}
+	}
+	return nil
+}
+
+// chooseAddress returns the node's own address.
+func chooseAddress(config Config, addresses []hostAddress) (netip.Addr, error) {
+	if slices.Contains(config.VIPs, config.Address) {
+		return netip.Addr{}, fmt.Errorf("node.address: %s is a VIP: give an address that only this node has", config.Address)
+	}
+	if !config.Address.IsValid() {
+		for _, a := range addresses {
+			if a.device == config.Interface && a.global {
+				return a.addr, nil
+			}
+		}
+		return netip.Addr{}, fmt.Errorf("node.interface: %s has no global IPv4 address: give it one, or set node.address", config.Interface)
+	}
+	var own []string
+	for _, a := range addresses {
+		if a.addr == config.Address {
+			return a.addr, nil
+		}
+		if a.global {
+			own = append(own, fmt.Sprintf("%s on %s", a.addr, a.device))
+		}
+	}
+	if own == nil {
+		own = []string{"no global address"}
+	}
+	return netip.Addr{}, fmt.Errorf("node.address: %s is no address of this host, which has %s", config.Address, strings.Join(own, ", "))
+}
+
+// nudge asks Run for a look at the kernel soon; it never blocks.
+func (l *Link) nudge() {
+	select {
+	case l.kick <- struct{}{}:
+	default: // one is pending already
+	}
+}

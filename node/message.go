@@ -1,0 +1,185 @@
+package node
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/peervip/peervip/hashring"
+)
+
+// FormatMin and FormatMax are the range of message formats that this program
+// understands; it writes FormatMax.
+const (
+	FormatMin = 1
+	FormatMax = 1
+)
+
+// Message is what one node says to another: an envelope and exactly one body.
+// The transport may lose, delay, repeat and reorder messages.
+type Message struct {
+	Format int         `json:"format"`
+	From   Incarnation `json:"from"`
+	// To is the nonce of the incarnation that is addressed; 0 addresses any. A
+	// message to a dead incarnation must not be obeyed by its successor.
+	To uint64 `json:"to,omitempty"`
+
+	Delta   *Delta   `json:"delta,omitempty"`
+	Ack     *Ack     `json:"ack,omitempty"`
+	Request *Request `json:"request,omitempty"`
+	Grant   *Grant   `json:"grant,omitempty"`
+	Refusal *Refusal `json:"refusal,omitempty"`
+	Cancel  *Cancel  `json:"cancel,omitempty"`
+	Confirm *Confirm `json:"confirm,omitempty"`
+	Wish    *Wish    `json:"wish,omitempty"`
+	Verdict *Verdict `json:"verdict,omitempty"`
+	Flows   *Flows   `json:"flows,omitempty"`
+}
+
+// Ack tells a node up to which version of its statement the sender has come.
+type Ack struct {
+	Nonce   uint64 `json:"nonce"` // of the statement's node
+	Version uint64 `json:"version"`
+	// Lost asks for the whole statement: a delta did not fit what is known.
+	Lost bool `json:"lost,omitempty"`
+}
+
+// Request is an heir asking a holder for slots.
+type Request struct {
+	ID    uint64       `json:"id"`
+	Slots hashring.Set `json:"slots"`
+}
+
+// Grant gives the slots of a request to the heir. The holder no longer accepts
+// new flows for them.
+type Grant struct {
+	ID uint64 `json:"id"`
+	// Version of the holder's statement that first showed the promise.
+	Version uint64       `json:"version"`
+	Slots   hashring.Set `json:"slots"`
+}
+
+// Refusal answers a request for slots that are not to be had, and why.
+type Refusal struct {
+	ID     uint64       `json:"id"`
+	Reason Reason       `json:"reason"`
+	Slots  hashring.Set `json:"slots"`
+}
+
+// Cancel is an heir taking back a request, or declining a grant: the holder is
+// free to keep the slots or give them to another.
+type Cancel struct {
+	ID    uint64       `json:"id"`
+	Slots hashring.Set `json:"slots"`
+}
+
+// Confirm tells the holder that the heir accepts flows for the slots.
+type Confirm struct {
+	ID    uint64       `json:"id"`
+	Slots hashring.Set `json:"slots"`
+}
+
+// Flows is a node's count of the flows it serves, by service. It is told for
+// people to read; nothing depends on it.
+type Flows struct {
+	Counts []int `json:"counts"`
+}
+
+// Reason is why a holder refuses a request.
+type Reason uint8
+
+const (
+	// NotHeld: the holder does not claim the slot.
+	NotHeld Reason = iota + 1
+	// NotYours: by the holder's view the slot should not go to the heir.
+	NotYours
+	// InMotion: the slot is on its way in or out and cannot be given now.
+	InMotion
+	// CommitFailed: the holder's kernel refused the change.
+	CommitFailed
+)
+
+func (r Reason) String() string {
+	switch r {
+	case NotHeld:
+		return "it does not hold them"
+	case NotYours:
+		return "its own view gives them to another"
+	case InMotion:
+		return "they are in motion"
+	case CommitFailed:
+		return "its kernel refused the change"
+	}
+	return fmt.Sprintf("Reason(%d)", uint8(r))
+}
+
+// Encode writes the message for the transport.
+func (m *Message) Encode() []byte {
+	m.Format = FormatMax
+	b, err := json.Marshal(m)
+	if err != nil {
+		panic(fmt.Sprintf("encoding a message of our own: %v", err))
+	}
+	return b
+}
+
+var errBodies = errors.New("a message needs exactly one body")
+
+// Decode reads a message from the wire. Any bytes may come; what is malformed is
+// an error and changes nothing.
+func Decode(b []byte) (*Message, error) {
+	var m Message
+	if err := json.Unmarshal(b, &m); err != nil {
+		return nil, fmt.Errorf("decoding a message: %w", err)
+	}
+	if m.Format < FormatMin || m.Format > FormatMax {
+		return nil, fmt.Errorf("decoding a message of %q: format %d, this program knows %d to %d",
+			m.From.Name, m.Format, FormatMin, FormatMax)
+	}
+	if m.From.Name == "" {
+		return nil, errors.New("decoding a message: it names no sender")
+	}
+	bodies := 0
+	for _, present := range []bool{
+		m.Delta != nil, m.Ack != nil, m.Request != nil, m.Grant != nil, m.Refusal != nil,
+		m.Cancel != nil, m.Confirm != nil, m.Wish != nil, m.Verdict != nil, m.Flows != nil,
+	} {
+		if present {
+			bodies++
+		}
+	}
+	if bodies != 1 {
+		return nil, fmt.Errorf("decoding a message of %q: %w, it has %d", m.From.Name, errBodies, bodies)
+	}
+	if m.Delta != nil && m.Delta.Incarnation != m.From {
+		return nil, fmt.Errorf("decoding a message of %q: a statement of %q, nodes speak for themselves only",
+			m.From.Name, m.Delta.Name)
+	}
+	return &m, nil
+}
+
+// fits reports whether every set in the message numbers exactly n slots, which
+// it does when both sides have the same layout.
+func (m *Message) fits(n int) bool {
+	ok := func(s hashring.Set) bool { return s.Cap() == n }
+	switch {
+	case m.Delta != nil:
+		for _, p := range m.Delta.Granted {
+			if !ok(p.Slots) {
+				return false
+			}
+		}
+		return ok(m.Delta.Claims)
+	case m.Request != nil:
+		return ok(m.Request.Slots)
+	case m.Grant != nil:
+		return ok(m.Grant.Slots)
+	case m.Refusal != nil:
+		return ok(m.Refusal.Slots)
+	case m.Cancel != nil:
+		return ok(m.Cancel.Slots)
+	case m.Confirm != nil:
+		return ok(m.Confirm.Slots)
+	}
+	return true
+}

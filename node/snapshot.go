@@ -1,0 +1,266 @@
+package node
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+)
+
+// Snapshot is what the core knows at one moment, for people to read.
+type Snapshot struct {
+	Phase Phase
+	View  uint64
+	// Agreed: every alive peer acts on the same view.
+	Agreed bool
+	// Attached: the VIP is up on this node.
+	Attached bool
+	Nodes    []NodeSnapshot // by name
+	Services []ServiceSnapshot
+	// Problems are whole sentences, each with its cure.
+	Problems []string
+}
+
+// NodeSnapshot is one node as this node sees it.
+type NodeSnapshot struct {
+	Incarnation
+	Address  string
+	Phase    Phase
+	Alive    bool
+	Weight   int                   // in tenths of the default weight
+	Services []NodeServiceSnapshot // by service number
+	// Wish is what the node has still to be told, or "".
+	Wish WishKind
+}
+
+// NodeServiceSnapshot is one node's part in one service.
+type NodeServiceSnapshot struct {
+	Healthy bool
+	Own     int
+	Flows   int
+}
+
+// ServiceSnapshot is the sum over all nodes.
+type ServiceSnapshot struct {
+	Name         string
+	Buckets      int
+	Unclaimed    int
+	ClaimedTwice int
+}
+
+// Snapshot reads the core's state.
+func (c *Core) Snapshot() Snapshot {
+	s := Snapshot{
+		Phase: c.phase, View: c.view.Digest(), Agreed: c.agreed(), Attached: c.attached,
+		Problems: c.problems(),
+	}
+	self := NodeSnapshot{Incarnation: c.cfg.Incarnation, Phase: c.phase, Alive: true, Weight: c.weight}
+	for i := range c.cfg.Services {
+		from, to := i*c.cfg.Buckets, (i+1)*c.cfg.Buckets
+		self.Services = append(self.Services, NodeServiceSnapshot{
+			Healthy: !c.wantUnfit[i], Own: c.kernel.CountRange(from, to), Flows: at(c.flows, i),
+		})
+	}
+	s.Nodes = append(s.Nodes, self)
+	for _, p := range c.peers {
+		s.Nodes = append(s.Nodes, c.peerSnapshot(p))
+	}
+	slices.SortFunc(s.Nodes, func(a, b NodeSnapshot) int { return cmp.Compare(a.Name, b.Name) })
+	claimants := c.claimants()
+	for i, svc := range c.cfg.Services {
+		sum := ServiceSnapshot{Name: svc.Name, Buckets: c.cfg.Buckets}
+		for _, n := range claimants[i*c.cfg.Buckets : (i+1)*c.cfg.Buckets] {
+			switch {
+			case n == 0:
+				sum.Unclaimed++
+			case n > 1:
+				sum.ClaimedTwice++
+			}
+		}
+		s.Services = append(s.Services, sum)
+	}
+	return s
+}
+
+func at(counts []int, i int) int {
+	if i < len(counts) {
+		return counts[i]
+	}
+	return 0
+}
+
+func (c *Core) peerSnapshot(p *peer) NodeSnapshot {
+	n := NodeSnapshot{Incarnation: p.Incarnation, Address: p.Address, Alive: p.alive, Phase: p.foreignIs}
+	if w, ok := c.wishes[p.Name]; ok {
+		n.Wish = w.Want
+	}
+	if p.said != nil {
+		n.Phase, n.Weight = p.said.Phase, p.said.Weight
+	}
+	for i := range c.cfg.Services {
+		var svc NodeServiceSnapshot
+		if p.said != nil {
+			svc.Healthy = !slices.Contains(p.said.Unfit, i)
+			if p.alive {
+				svc.Own = p.said.Claims.CountRange(i*c.cfg.Buckets, (i+1)*c.cfg.Buckets)
+				svc.Flows = at(p.flows, i)
+			}
+		}
+		n.Services = append(n.Services, svc)
+	}
+	return n
+}
+
+// claimants counts, for each slot, the alive nodes that claim it.
+func (c *Core) claimants() []int {
+	n := make([]int, c.cfg.slots())
+	for slot := range n {
+		if c.want.Has(slot) || c.kernel.Has(slot) {
+			n[slot]++
+		}
+	}
+	for p := range c.likePeers() {
+		if p.said == nil {
+			continue
+		}
+		for slot := range p.said.Claims.All() {
+			if p.claims(slot) {
+				n[slot]++
+			}
+		}
+	}
+	return n
+}
+
+// problems lists what keeps this node or the cluster from being well.
+func (c *Core) problems() []string {
+	var list []string
+	add := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
+	if c.phase == Joining {
+		if why := c.mayServe(); why != "" {
+			add("not serving yet: %s", why)
+		}
+	} else if !slices.ContainsFunc(c.view.Members(), func(m Member) bool { return m.Name != c.cfg.Name }) {
+		add("this node is alone: nobody would take over; start another, or check `join` and the gossip port")
+	}
+	if c.attachFailed != nil && !c.attached {
+		add("the address cannot be brought up: %v", c.attachFailed)
+	}
+	if c.commitFailed != nil {
+		add("the kernel refuses changes of buckets (%v); tried again all the time", c.commitFailed)
+	}
+	for i, svc := range c.cfg.Services {
+		if c.wantUnfit[i] {
+			add("service %s: this node is unfit: %s", svc.Name, c.whyUnfit[i])
+		}
+		if c.phase.Serving() && c.places != nil {
+			c.rankProblem(svc.Name, c.places[i].rank, add)
+		}
+	}
+	for p := range c.alivePeers() {
+		if p.foreign {
+			add("%s runs another spec (revision %d, here %d); give all nodes the same spec",
+				p.Name, p.SpecRevision, c.cfg.SpecRevision)
+		}
+	}
+	for _, n := range c.sortedPeers() {
+		if !n.alive {
+			add("%s is dead; start it, or let it go with `peervip leave` there", n.Name)
+		}
+	}
+	return list
+}
+
+func (c *Core) rankProblem(service string, r rank, add func(string, ...any)) {
+	switch {
+	case r == rankUnfit && c.cfg.DropUnhealthy:
+		add("service %s: no node is fit, nobody serves it (spec.when_none_healthy: drop)", service)
+	case r == rankUnfit:
+		add("service %s: no node is fit, buckets stay where they are; mend the health check's target", service)
+	case r == rankHolding:
+		add("service %s: all nodes are drained, buckets stay where they are; resume one with `peervip resume`", service)
+	case r == rankNever:
+		add("service %s: no node serves; resume one with `peervip resume`", service)
+	}
+}
+
+func (c *Core) sortedPeers() []*peer {
+	list := make([]*peer, 0, len(c.peers))
+	for _, p := range c.peers {
+		list = append(list, p)
+	}
+	slices.SortFunc(list, func(a, b *peer) int { return cmp.Compare(a.Name, b.Name) })
+	return list
+}
+
+// Explanation says where one bucket is and why.
+type Explanation struct {
+	// Owner by the placement; "" if nobody should have it.
+	Owner string
+	// Holders claim it now; normally one, the owner.
+	Holders []string
+	// State in this node's kernel.
+	State State
+	// Why in words.
+	Why string
+}
+
+// Explain tells about one bucket of one service.
+func (c *Core) Explain(service, bucket int) Explanation {
+	slot := service*c.cfg.Buckets + bucket
+	var e Explanation
+	if c.kernel.Has(slot) {
+		e.State = Own
+	}
+	if c.want.Has(slot) || c.kernel.Has(slot) {
+		e.Holders = append(e.Holders, c.cfg.Name)
+	}
+	for p := range c.likePeers() {
+		if p.claims(slot) {
+			e.Holders = append(e.Holders, p.Name)
+		}
+	}
+	slices.Sort(e.Holders)
+	pl := c.places[service]
+	switch pl.rank {
+	case rankFit:
+		e.Owner = pl.table.Owner(bucket)
+		e.Why = "its place among the nodes that are fit"
+	case rankNever:
+		e.Why = "no node serves"
+	default:
+		if pl.rank == rankUnfit && c.cfg.DropUnhealthy {
+			e.Why = "no node is fit, and spec.when_none_healthy says drop"
+			return e
+		}
+		e.Owner = pl.table.Owner(bucket)
+		if len(e.Holders) > 0 {
+			e.Owner = e.Holders[0]
+		}
+		e.Why = "no node is fit: it stays where it is"
+		if pl.rank == rankHolding {
+			e.Why = "all nodes are drained: it stays where it is"
+		}
+	}
+	switch {
+	case c.promised.Has(slot):
+		e.Why += "; on its way from here to its heir"
+	case c.requested.Has(slot):
+		e.Why += "; asked for, the holder has not answered yet"
+	case len(e.Holders) > 1:
+		e.Why += "; claimed twice, about to be settled"
+	case len(e.Holders) == 1 && e.Holders[0] != e.Owner:
+		e.Why += "; still held until the owner asks for it"
+	case len(e.Holders) == 0:
+		e.Why += "; nobody has it yet"
+	}
+	return e
+}
+
+// Statement is what this node says of itself now, whole, for the state exchange.
+func (c *Core) Statement() *Message {
+	if c.said == nil {
+		return nil
+	}
+	d := c.said.delta(nil)
+	return &Message{From: c.cfg.Incarnation, Delta: &d}
+}

@@ -1,0 +1,115 @@
+package node
+
+import (
+	"slices"
+	"time"
+
+	"github.com/peervip/peervip/hashring"
+)
+
+// Time is a moment on the node's own monotonic clock, counted from an origin
+// that never changes while the process lives. Wall clocks are never used.
+type Time = time.Duration
+
+// Incarnation is one life of a node: its name, and the random nonce that it
+// drew when it booted.
+type Incarnation struct {
+	Name  string `json:"name"`
+	Nonce uint64 `json:"nonce"`
+}
+
+// Slot numbers one bucket of one service: service*buckets + bucket. Everything
+// that moves between nodes moves in sets of slots, so the protocol needs no
+// notion of services.
+type Slot = int
+
+// Statement is everything that a node says of itself to its peers. It is
+// replaced as a whole, under a version that only grows within one incarnation.
+type Statement struct {
+	Incarnation
+	Version uint64 `json:"version"`
+	Phase   Phase  `json:"phase"`
+	// Weight in tenths of the default weight (see Tenths).
+	Weight int `json:"weight"`
+	// Unfit lists the services (by number) whose health checks fail here.
+	Unfit []int `json:"unfit,omitempty"`
+	// View is the digest of the view that the node acts on.
+	View uint64 `json:"view"`
+	// Obeyed is the stamp of the last wish that the node has dealt with.
+	Obeyed uint64 `json:"obeyed,omitempty"`
+	// Claims are the slots for which the node takes new flows.
+	Claims hashring.Set `json:"claims"`
+	// Granted are the slots that the node has given away and whose heirs have
+	// not confirmed yet: nobody's claim, and nobody's orphan either.
+	Granted []Promise `json:"granted,omitempty"`
+}
+
+// Promise is a grant that the heir has not confirmed.
+type Promise struct {
+	To    Incarnation  `json:"to"`
+	ID    uint64       `json:"id"`
+	Slots hashring.Set `json:"slots"`
+}
+
+// Delta is the change of a statement from one version to a later one. Its
+// scalar fields are those of the new version; Changed holds the slots whose
+// claim differs. From 0 means that the delta starts from nothing: a whole
+// statement.
+type Delta struct {
+	From uint64 `json:"from"`
+	Statement
+}
+
+// delta returns what turns old into s. With a nil old it is the whole of s. The
+// Claims of the result are the slots in which the two differ.
+func (s *Statement) delta(old *Statement) Delta {
+	d := Delta{Statement: *s}
+	if old != nil {
+		d.From = old.Version
+		d.Claims = symmetricDifference(s.Claims, old.Claims)
+	}
+	return d
+}
+
+// apply returns the statement that d makes of s, and false if d does not start
+// from s. A nil s stands for nothing known.
+func (d *Delta) apply(s *Statement) (*Statement, bool) {
+	next := d.Statement
+	if d.From == 0 {
+		return &next, true
+	}
+	if s == nil || s.Incarnation != d.Incarnation || s.Version != d.From {
+		return nil, false
+	}
+	next.Claims = symmetricDifference(s.Claims, d.Claims)
+	return &next, true
+}
+
+func symmetricDifference(a, b hashring.Set) hashring.Set {
+	both := a.Clone()
+	both.RetainAll(b)
+	either := a.Clone()
+	either.AddAll(b)
+	either.RemoveAll(both)
+	return either
+}
+
+// sameBut reports whether two statements say the same but for their version.
+func (s *Statement) sameBut(o *Statement) bool {
+	return s.Incarnation == o.Incarnation && s.Phase == o.Phase && s.Weight == o.Weight &&
+		slices.Equal(s.Unfit, o.Unfit) && s.View == o.View && s.Obeyed == o.Obeyed &&
+		s.Claims.Equal(o.Claims) &&
+		slices.EqualFunc(s.Granted, o.Granted, func(a, b Promise) bool {
+			return a.To == b.To && a.ID == b.ID && a.Slots.Equal(b.Slots)
+		})
+}
+
+// member is the node as a view has it.
+func (s *Statement) member() Member {
+	return Member{Incarnation: s.Incarnation, Weight: s.Weight, Phase: s.Phase, Unfit: s.Unfit}
+}
+
+// Tenths quantises a configured weight to tenths of the default weight 100, at
+// least one, so that small changes of a weight move nothing (design: views must
+// come to rest).
+func Tenths(weight int) int { return max(1, (weight+5)/10) }

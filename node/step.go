@@ -1,0 +1,214 @@
+package node
+
+import (
+	"github.com/peervip/peervip/hashring"
+)
+
+// Event is something that happened to the node. The core learns everything
+// through events.
+type Event interface{ event() }
+
+type (
+	// Tick: time passed. Any event carries the time; this one carries nothing else.
+	Tick struct{}
+
+	// Started: the process is up. Drained and Obeyed are what it remembers of its
+	// last life.
+	Started struct {
+		Drained bool
+		Obeyed  uint64
+	}
+
+	// PeerAlive: gossip holds the peer alive, newly or in a new incarnation.
+	PeerAlive struct {
+		Incarnation
+		Address string
+		// SpecRevision and SpecDigest are of the spec that the peer runs.
+		SpecRevision int
+		SpecDigest   uint64
+	}
+
+	// PeerDead: gossip holds the peer dead; Left says that it took its leave.
+	PeerDead struct {
+		Name string
+		Left bool
+	}
+
+	// Received: a message came. The core judges whether it is fresh.
+	Received struct{ Message *Message }
+
+	// Committed: the kernel has carried out commit ID, or refused it as a whole.
+	Committed struct {
+		ID  uint64
+		Err error
+	}
+
+	// Attached: the VIP is up on this node (after an Attach), or why not.
+	Attached struct{ Err error }
+
+	// WireChanged: the interface can carry traffic, or why it cannot.
+	WireChanged struct {
+		OK     bool
+		Reason string
+		// Forwards: some neighbour has answered, so the switch port forwards.
+		Forwards bool
+	}
+
+	// HealthChanged: the checks of one service pass here, or why they do not.
+	HealthChanged struct {
+		Service int
+		Fit     bool
+		Reason  string
+	}
+
+	// Wished: an operator wants something of a node. The answer comes as an
+	// Answer with the same token.
+	Wished struct {
+		Token uint64
+		Wish
+	}
+
+	// Leave: hand everything over and stop.
+	Leave struct{}
+
+	// FlowsCounted: the flows that this node serves, by service.
+	FlowsCounted struct{ Counts []int }
+)
+
+func (Tick) event()          {}
+func (Started) event()       {}
+func (PeerAlive) event()     {}
+func (PeerDead) event()      {}
+func (Received) event()      {}
+func (Committed) event()     {}
+func (Attached) event()      {}
+func (WireChanged) event()   {}
+func (HealthChanged) event() {}
+func (Wished) event()        {}
+func (Leave) event()         {}
+func (FlowsCounted) event()  {}
+
+// Effect is something that the core wants done.
+type Effect interface{ effect() }
+
+type (
+	// Commit: bring the kernel to these states in one transaction, and report the
+	// outcome as Committed with the same ID. There is never more than one open.
+	Commit struct {
+		ID      uint64
+		Changes []Change
+	}
+
+	// Send: give the message to the transport, for one peer.
+	Send struct {
+		To      string
+		Message *Message
+	}
+
+	// Attach: bring the VIP up and answer for it; report Attached.
+	Attach struct{}
+
+	// Save: remember over a restart.
+	Save struct {
+		Drained bool
+		Obeyed  uint64
+	}
+
+	// Answer: tell the operator who wished. An empty Refused means done, or kept
+	// for later as Note says.
+	Answer struct {
+		Token   uint64
+		Refused string
+		Note    string
+	}
+
+	// Notice: something an operator may want to read in the log.
+	Notice struct {
+		// Act is true if somebody should act on it.
+		Act  bool
+		Text string
+	}
+
+	// Stop: everything is handed over; end the process.
+	Stop struct{}
+)
+
+// Change is the new state of one bucket.
+type Change struct {
+	Service, Bucket int
+	State           State
+}
+
+func (Commit) effect() {}
+func (Send) effect()   {}
+func (Attach) effect() {}
+func (Save) effect()   {}
+func (Answer) effect() {}
+func (Notice) effect() {}
+func (Stop) effect()   {}
+
+// Config is what the core needs to know at its birth.
+type Config struct {
+	Incarnation
+	// Weight as configured (100 is the default).
+	Weight int
+	// Buckets per service.
+	Buckets int
+	// Services by number. Checked says that the service has health checks, and is
+	// unfit until they have passed.
+	Services []Service
+	// DropUnhealthy: when no node is fit for a service, nobody serves it. Else its
+	// buckets stay where they are.
+	DropUnhealthy bool
+	SpecRevision  int
+	SpecDigest    uint64
+	Timing        Timing
+}
+
+// Service is one class of the VIP's traffic.
+type Service struct {
+	Name    string
+	Checked bool
+}
+
+// Timing are the protocol's periods.
+type Timing struct {
+	// Retry: a request, grant or statement that was not answered is sent again.
+	// Too short floods a slow network, too long lengthens the gap after a loss.
+	Retry Time
+	// Agreement: the longest wait for the peers to share this node's view before
+	// orphans are taken all the same (twice the detection time).
+	Agreement Time
+	// Alone: how long seeds are tried before a node may start alone.
+	Alone Time
+	// Carrier: how long a wire on which nobody answers must have been up before a
+	// node may start alone: longer than a switch port listens and learns (IEEE
+	// 802.1D: 2 x 15 s).
+	Carrier Time
+	// Voluntary: the least time between two changes of weight or fitness.
+	Voluntary Time
+	// LeaveBy: how long a leaving node waits for its heirs.
+	LeaveBy Time
+}
+
+// DefaultTiming derives the periods from the detection time.
+func DefaultTiming(detection Time) Timing {
+	const second = Time(1e9)
+	return Timing{
+		Retry:     max(detection, second/20),
+		Agreement: 2 * detection,
+		Alone:     5 * second,
+		Carrier:   35 * second,
+		Voluntary: 5 * second,
+		LeaveBy:   10 * second,
+	}
+}
+
+func (c *Config) slots() int { return c.Buckets * len(c.Services) }
+
+func (c *Config) change(slot Slot, s State) Change {
+	return Change{Service: slot / c.Buckets, Bucket: slot % c.Buckets, State: s}
+}
+
+// newSet is an empty set of the slots of this configuration.
+func (c *Config) newSet() hashring.Set { return hashring.NewSet(c.slots()) }

@@ -1,0 +1,124 @@
+package node
+
+import (
+	"cmp"
+	"encoding/binary"
+	"slices"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/peervip/peervip/hashring"
+)
+
+// View is the nodes that may serve now, with weight and fitness: an immutable
+// value, from which every node computes the same owners.
+type View struct {
+	members []Member // sorted by name
+	digest  uint64
+}
+
+// Member is one node of a view.
+type Member struct {
+	Incarnation
+	// Weight in tenths of the default weight.
+	Weight int
+	// Phase is Active, Draining or Drained.
+	Phase Phase
+	// Unfit lists the services whose health checks fail there, ascending.
+	Unfit []int
+}
+
+// NewView builds a view of the members, in any order.
+func NewView(members []Member) View {
+	v := View{members: slices.Clone(members)}
+	slices.SortFunc(v.members, func(a, b Member) int { return cmp.Compare(a.Name, b.Name) })
+	h := xxhash.New()
+	var buf []byte
+	for _, m := range v.members {
+		buf = binary.AppendUvarint(buf[:0], uint64(len(m.Name)))
+		buf = append(buf, m.Name...)
+		buf = binary.BigEndian.AppendUint64(buf, m.Nonce)
+		buf = binary.AppendUvarint(buf, uint64(m.Weight))
+		buf = append(buf, byte(m.eligible()))
+		buf = binary.AppendUvarint(buf, uint64(len(m.Unfit)))
+		for _, service := range m.Unfit {
+			buf = binary.AppendUvarint(buf, uint64(service))
+		}
+		h.Write(buf)
+	}
+	v.digest = h.Sum64()
+	return v
+}
+
+// Digest is a fingerprint of the view: two nodes whose digests are equal place
+// every bucket alike.
+func (v View) Digest() uint64 { return v.digest }
+
+// Members returns the view's nodes, sorted by name. The caller must not change
+// them.
+func (v View) Members() []Member { return v.members }
+
+// Has reports whether the view has a node of that name.
+func (v View) Has(name string) bool {
+	return slices.ContainsFunc(v.members, func(m Member) bool { return m.Name == name })
+}
+
+// rank orders the reasons for which a node may be given buckets. Only the best
+// rank that some member has is used.
+type rank byte
+
+const (
+	// rankNever: nothing may be given to the node.
+	rankNever rank = iota
+	// rankHolding: it drains, and still keeps what nobody else can take.
+	rankHolding
+	// rankUnfit: it is active, though a health check fails.
+	rankUnfit
+	// rankFit: it is active and fit.
+	rankFit
+)
+
+// eligible is the member's rank for services whose checks pass.
+func (m Member) eligible() rank {
+	switch m.Phase {
+	case Active:
+		return rankFit
+	case Draining:
+		return rankHolding
+	default:
+		return rankNever
+	}
+}
+
+// rank is the member's rank for one service.
+func (m Member) rank(service int) rank {
+	r := m.eligible()
+	if r == rankFit && slices.Contains(m.Unfit, service) {
+		return rankUnfit
+	}
+	return r
+}
+
+// placement says who should own each bucket of one service.
+type placement struct {
+	table hashring.Table
+	// rank is the rank of those who are given buckets. Below rankFit nobody is
+	// fit, and buckets stay with whom they are; table speaks of orphans only.
+	rank rank
+}
+
+// place computes the owners of one service's buckets.
+func (v View) place(buckets, service int) placement {
+	var best rank
+	for _, m := range v.members {
+		best = max(best, m.rank(service))
+	}
+	members := make([]hashring.Member, len(v.members))
+	for i, m := range v.members {
+		members[i] = hashring.Member{
+			Name: m.Name, Weight: m.Weight,
+			Fit: best > rankNever && m.rank(service) == best,
+		}
+	}
+	return placement{table: hashring.Place(buckets, members), rank: best}
+}
