@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -121,7 +122,9 @@ func statusText(ranges []StatusRange) string {
 // plain says why the network did not answer, as a person would: "connection
 // refused", not the four layers that pass that on.
 func plain(err error, late string, timeout time.Duration) error {
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, syscall.ETIMEDOUT) {
+	// The end of ctx comes back as its error or as the connection's own, whichever
+	// of two timers was first.
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, syscall.ETIMEDOUT) {
 		return fmt.Errorf("%s within %v", late, timeout)
 	}
 	if e, ok := errors.AsType[*url.Error](err); ok {
