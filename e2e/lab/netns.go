@@ -12,7 +12,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"runtime/debug"
+	"strconv"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -26,12 +29,45 @@ type Namespace struct {
 	handle netns.NsHandle
 }
 
+// namedDir is where the kernel's namespaces get names, by iproute2's custom.
+const namedDir = "/run/netns"
+
+// prefixPattern matches what UniquePrefix returns; the group is the process.
+var prefixPattern = regexp.MustCompile(`^pv([0-9a-z]+)-[0-9a-f]{4}`)
+
 // UniquePrefix returns a short name prefix that no other lab on this machine
-// uses, fit for the names of namespaces.
-func UniquePrefix() string {
-	var b [3]byte
+// uses, fit for the names of namespaces. It holds the id of this process, so
+// that Sweep can tell what a killed process has left behind.
+func UniquePrefix() string { return prefixOf(os.Getpid()) }
+
+func prefixOf(pid int) string {
+	var b [2]byte
 	rand.Read(b[:])
-	return "pv" + hex.EncodeToString(b[:])
+	return "pv" + strconv.FormatInt(int64(pid), 36) + "-" + hex.EncodeToString(b[:])
+}
+
+// Sweep removes the names of namespaces that belong to labs whose process is
+// gone: a process that was killed outright could not do so itself.
+func Sweep() error {
+	entries, err := os.ReadDir(namedDir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("looking for namespaces left behind: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		m := prefixPattern.FindStringSubmatch(e.Name())
+		if m == nil {
+			continue
+		}
+		pid, err := strconv.ParseInt(m[1], 36, 32)
+		if err != nil {
+			continue // not one of ours after all
+		}
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, removeName(e.Name()))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // NewNamespace makes the namespace and brings its loopback up. Close removes it.
@@ -43,7 +79,7 @@ func NewNamespace(name string) (*Namespace, error) {
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("making network namespace %s: %w", name, err)
+		return nil, errors.Join(fmt.Errorf("making network namespace %s: %w", name, err), removeName(name))
 	}
 	ns := &Namespace{Name: name, handle: handle}
 	err = ns.Do(func() error {
@@ -92,23 +128,58 @@ func (ns *Namespace) Run(name string, args ...string) (string, error) {
 func (ns *Namespace) Handle() int { return int(ns.handle) }
 
 // Close removes the namespace's name. The kernel frees the namespace, its links
-// and its rules when the last process and socket in it are gone.
+// and its rules when the last process and socket in it are gone. Closing a
+// closed namespace does nothing.
 func (ns *Namespace) Close() error {
-	path := filepath.Join("/run/netns", ns.Name)
-	err := unix.Unmount(path, unix.MNT_DETACH)
-	if err != nil {
-		err = fmt.Errorf("unmounting %s: %w", path, err)
+	if !ns.handle.IsOpen() {
+		return nil
 	}
-	return errors.Join(ns.handle.Close(), err, os.Remove(path))
+	return errors.Join(ns.handle.Close(), removeName(ns.Name))
+}
+
+// removeName takes a namespace's name away. A name that another process is
+// taking away at the same time is no error.
+func removeName(name string) error {
+	path := filepath.Join(namedDir, name)
+	// EINVAL: a plain file, left by a namespace that was only half made.
+	err := unix.Unmount(path, unix.MNT_DETACH)
+	if err != nil && err != unix.EINVAL && err != unix.ENOENT {
+		return fmt.Errorf("unmounting %s: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("removing a namespace's name: %w", err)
+	}
+	return nil
 }
 
 // onThread runs f on a thread of its own that ends with it, so that a changed
-// namespace can never leak into another goroutine.
+// namespace can never leak into another goroutine. A panic of f becomes the
+// caller's, and so does runtime.Goexit, by which a test's FailNow ends.
 func onThread(f func() error) error {
-	done := make(chan error)
+	var (
+		err      error
+		returned bool
+		panicked any
+		stack    []byte
+		done     = make(chan struct{})
+	)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		done <- f()
+		defer close(done)
+		defer func() {
+			if !returned {
+				panicked, stack = recover(), debug.Stack()
+			}
+		}()
+		err = f()
+		returned = true
 	}()
-	return <-done
+	<-done
+	if panicked != nil {
+		panic(fmt.Sprintf("%v\n\nin a network namespace:\n%s", panicked, stack))
+	}
+	if !returned {
+		runtime.Goexit()
+	}
+	return err
 }

@@ -1,0 +1,194 @@
+package lab
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+)
+
+// BrowseConfig says how the client host opens connections.
+type BrowseConfig struct {
+	// Interval is the time between two new connections, over all sources; 0
+	// means 20 ms.
+	Interval time.Duration
+	// Timeout is for the handshake and for the answer each; 0 means 5 s, enough
+	// for two SYNs to be lost.
+	Timeout time.Duration
+	// Limit ends the browsing by itself; 0 means 10 minutes.
+	Limit time.Duration
+}
+
+// Visit is one HTTP request on a connection of its own.
+type Visit struct {
+	// Start is when the connection was begun, on the lab's clock.
+	Start time.Duration
+	// Connect is the time of the handshake, Took that of the whole visit.
+	Connect, Took time.Duration
+	Outcome       Outcome
+	// Retransmits are segments sent again, of which the handshake's are SYNs.
+	Retransmits int
+	By          NodeID
+	Err         error
+}
+
+// Browsers open connections to the VIP's web service at a steady rate, from each
+// source in turn.
+type Browsers struct {
+	lab  *Lab
+	cfg  BrowseConfig
+	stop chan struct{}
+	once sync.Once
+	wg   sync.WaitGroup
+
+	mu     sync.Mutex
+	visits []Visit
+}
+
+// maxVisits is how many connections are under way at the most; the turns that
+// find no room are left out.
+const maxVisits = 512
+
+// Browse starts opening connections, until Stop or the end of the lab.
+func (l *Lab) Browse(cfg BrowseConfig) *Browsers {
+	if cfg.Interval == 0 {
+		cfg.Interval = 20 * time.Millisecond
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 5 * time.Second
+	}
+	if cfg.Limit == 0 {
+		cfg.Limit = 10 * time.Minute
+	}
+	b := &Browsers{lab: l, cfg: cfg, stop: make(chan struct{})}
+	b.wg.Go(b.run)
+	l.onClose(b.Stop)
+	return b
+}
+
+// Stop ends the browsing and waits for the connections that are under way.
+func (b *Browsers) Stop() {
+	b.once.Do(func() { close(b.stop) })
+	b.wg.Wait()
+}
+
+func (b *Browsers) run() {
+	ticker := time.NewTicker(b.cfg.Interval)
+	defer ticker.Stop()
+	slots := make(chan struct{}, maxVisits)
+	start := b.lab.Now()
+	for i := 0; b.lab.Now()-start < b.cfg.Limit; i++ {
+		select {
+		case <-b.stop:
+			return
+		case <-ticker.C:
+		}
+		select {
+		case slots <- struct{}{}:
+		default:
+			continue
+		}
+		b.wg.Go(func() {
+			v := b.lab.visit(i%len(b.lab.Sources), b.cfg.Timeout)
+			<-slots
+			b.mu.Lock()
+			b.visits = append(b.visits, v)
+			b.mu.Unlock()
+		})
+	}
+}
+
+// visit opens one connection from the source, asks for / and reads the answer.
+func (l *Lab) visit(source int, timeout time.Duration) Visit {
+	v := Visit{Start: l.Now()}
+	conn, err := dial(l.Client, l.Sources[source], WebPort, timeout)
+	v.Connect = l.Now() - v.Start
+	if err != nil {
+		v.Took, v.Err, v.Outcome = v.Connect, err, Failed
+		if outcome(err) == TimedOut {
+			v.Outcome = TimedOut
+		}
+		return v
+	}
+	defer conn.Close()
+	body, err := get(conn, timeout)
+	v.Took, v.Err, v.Outcome = l.Now()-v.Start, err, outcome(err)
+	if n, err := retransmits(conn); err == nil {
+		v.Retransmits = n
+	} // else the connection is gone, and how is in the outcome
+	if v.Outcome == OK {
+		v.By = l.nodeID(bytes.TrimSpace(body))
+	}
+	return v
+}
+
+// get asks for / and returns the body.
+func get(conn *os.File, timeout time.Duration) ([]byte, error) {
+	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
+		return nil, err
+	}
+	if _, err := fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", VIP); err != nil {
+		return nil, err
+	}
+	answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Body.Close()
+	return io.ReadAll(answer.Body)
+}
+
+// BrowseReport is what became of the connections that were begun in one step.
+type BrowseReport struct {
+	Begun, Failed, Reset, TimedOut int
+	// Retransmitted needed a segment sent again, most often the SYN.
+	Retransmitted int
+	// Took is the time of the whole visit of those that went well.
+	Took Spread
+	// By counts the visits by the node that answered.
+	By map[NodeID]int
+	// FirstError is an example of what went wrong, nil if nothing did.
+	FirstError error
+}
+
+// Report says what became of the connections begun in the window, as far as they
+// have ended.
+func (b *Browsers) Report(w Window) BrowseReport {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return reportVisits(b.visits, w)
+}
+
+func reportVisits(visits []Visit, w Window) BrowseReport {
+	r := BrowseReport{By: map[NodeID]int{}}
+	var took []time.Duration
+	for _, v := range visits {
+		if v.Start < w.From || v.Start >= w.To {
+			continue
+		}
+		r.Begun++
+		if v.Retransmits > 0 {
+			r.Retransmitted++
+		}
+		if r.FirstError == nil {
+			r.FirstError = v.Err
+		}
+		switch v.Outcome {
+		case OK:
+			took = append(took, v.Took)
+			r.By[v.By]++
+		case Failed:
+			r.Failed++
+		case Reset:
+			r.Reset++
+		case TimedOut:
+			r.TimedOut++
+		}
+	}
+	r.Took = spread(took)
+	return r
+}
