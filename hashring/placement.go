@@ -41,7 +41,8 @@ type Member struct {
 // members because of a third: Balinski and Young, "Fair Representation", 1982.)
 //
 // If nobody of a weight above 0 is fit, no bucket has an owner; for the base in
-// that case, call Place with everybody fit. Two members of one name are a panic.
+// that case, call Place with everybody fit. Two members of one name are a
+// panic, and so is one without a name.
 func Place(buckets int, members []Member) Table {
 	ms := slices.Clone(members)
 	slices.SortFunc(ms, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
@@ -54,8 +55,8 @@ func Place(buckets int, members []Member) Table {
 	weights := make([]int64, len(ms))
 	fit := make([]int64, len(ms)) // weight of the fit, 0 for the others
 	for i, m := range ms {
-		if i > 0 && t.names[i-1] == m.Name {
-			panic(fmt.Sprintf("hashring: placing two members of the name %q", m.Name))
+		if m.Name == "" || i > 0 && t.names[i-1] == m.Name {
+			panic(fmt.Sprintf("hashring: placing two members of the name %q, or one without", m.Name))
 		}
 		t.names[i] = m.Name
 		weights[i] = int64(min(max(m.Weight, 0), MaxWeight))
