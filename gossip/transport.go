@@ -1,0 +1,278 @@
+package gossip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+	"golang.org/x/sys/unix"
+)
+
+// Socket buffers of the UDP socket, in bytes. The kernel counts a datagram that
+// waits for ARP against the sender's buffer, so with the usual 208 KiB two
+// neighbours that have gone silent fill it, and probes to all others wait.
+const (
+	sendBuffer    = 4 << 20
+	receiveBuffer = 2 << 20
+)
+
+// dialFunc opens one TCP connection, as d.DialContext does.
+type dialFunc func(ctx context.Context, d *net.Dialer, addr string) (net.Conn, error)
+
+func dialDirect(ctx context.Context, d *net.Dialer, addr string) (net.Conn, error) {
+	return d.DialContext(ctx, "tcp", addr)
+}
+
+// transport is one address's UDP socket and TCP listener for memberlist. Unlike
+// memberlist's own it knows each open connection, so that shutting down ends
+// them, sends from the bound address only, and keeps a bind error's type.
+type transport struct {
+	bind    netip.AddrPort
+	udp     *net.UDPConn
+	tcp     *net.TCPListener
+	dial    dialFunc
+	log     *limitedLog
+	packets chan *memberlist.Packet
+	streams chan net.Conn
+
+	ctx    context.Context // ends with Shutdown, and the dials with it
+	cancel context.CancelFunc
+	loops  sync.WaitGroup
+
+	mu    sync.Mutex
+	conns map[*conn]struct{}
+}
+
+var _ memberlist.NodeAwareTransport = (*transport)(nil)
+
+// listen binds both sockets and starts reading them. Shutdown ends it.
+func listen(bind netip.AddrPort, dial dialFunc, log *limitedLog) (*transport, error) {
+	tcp, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(bind))
+	if err != nil {
+		return nil, bindError("TCP", bind, err)
+	}
+	udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(bind))
+	if err != nil {
+		return nil, errors.Join(bindError("UDP", bind, err), tcp.Close())
+	}
+	if err := setBuffers(udp); err != nil {
+		return nil, errors.Join(fmt.Errorf("sizing the buffers of gossip's UDP socket %s: %w", bind, err), tcp.Close(), udp.Close())
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	t := &transport{
+		bind: bind, udp: udp, tcp: tcp, dial: dial, log: log,
+		packets: make(chan *memberlist.Packet),
+		streams: make(chan net.Conn),
+		ctx:     ctx, cancel: cancel,
+		conns: make(map[*conn]struct{}),
+	}
+	t.loops.Go(t.readPackets)
+	t.loops.Go(t.accept)
+	return t, nil
+}
+
+func bindError(network string, bind netip.AddrPort, err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("gossip's %s port %d on %s is taken by another program, perhaps another agent: stop it or choose another gossip port: %w",
+			network, bind.Port(), bind.Addr(), err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("gossip's address %s is not on this machine: name one of its own addresses: %w", bind.Addr(), err)
+	default:
+		return fmt.Errorf("opening gossip's %s port %d on %s: %w", network, bind.Port(), bind.Addr(), err)
+	}
+}
+
+// setBuffers asks for more than net.core.{r,w}mem_max where it may
+// (CAP_NET_ADMIN), and else for as much as the kernel grants.
+func setBuffers(c *net.UDPConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var errSet error
+	err = raw.Control(func(fd uintptr) {
+		errSet = errors.Join(
+			setBuffer(int(fd), unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendBuffer),
+			setBuffer(int(fd), unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, receiveBuffer))
+	})
+	return errors.Join(err, errSet)
+}
+
+func setBuffer(fd, force, ask, size int) error {
+	err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, size)
+	if errors.Is(err, unix.EPERM) {
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, ask, size)
+	}
+	return err
+}
+
+// FinalAdvertiseAddr returns the bound address: nodes speak without translation.
+func (t *transport) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
+	return t.bind.Addr().AsSlice(), int(t.bind.Port()), nil
+}
+
+func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packets }
+func (t *transport) StreamCh() <-chan net.Conn           { return t.streams }
+
+func (t *transport) WriteTo(b []byte, addr string) (time.Time, error) {
+	return t.WriteToAddress(b, memberlist.Address{Addr: addr})
+}
+
+// WriteToAddress sends one datagram. The time is taken after it.
+func (t *transport) WriteToAddress(b []byte, to memberlist.Address) (time.Time, error) {
+	addr, err := netip.ParseAddrPort(to.Addr)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("sending a datagram to %q: %w", to.Addr, err)
+	}
+	_, err = t.udp.WriteToUDPAddrPort(b, addr)
+	return time.Now(), err
+}
+
+func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
+	return t.DialAddressTimeout(memberlist.Address{Addr: addr}, timeout)
+}
+
+// DialAddressTimeout connects within the timeout. All reading and writing must
+// be done within another timeout; memberlist sets no deadline of its own
+// before it writes a message.
+func (t *transport) DialAddressTimeout(to memberlist.Address, timeout time.Duration) (net.Conn, error) {
+	d := &net.Dialer{Timeout: timeout, LocalAddr: &net.TCPAddr{IP: t.bind.Addr().AsSlice(), Zone: t.bind.Addr().Zone()}}
+	c, err := t.dial(t.ctx, d, to.Addr)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.SetDeadline(time.Now().Add(timeout)); err != nil {
+		return nil, errors.Join(fmt.Errorf("setting a deadline on the connection to %s: %w", to.Addr, err), c.Close())
+	}
+	tracked, ok := t.track(c)
+	if !ok {
+		return nil, errors.Join(net.ErrClosed, c.Close())
+	}
+	return tracked, nil
+}
+
+// Shutdown closes the sockets and every open connection, and waits for the
+// loops. A second call does nothing.
+func (t *transport) Shutdown() error {
+	t.mu.Lock()
+	open := t.conns
+	t.conns = nil
+	t.mu.Unlock()
+	if open == nil {
+		return nil
+	}
+	t.cancel()
+	err := errors.Join(t.tcp.Close(), t.udp.Close())
+	for c := range open {
+		err = errors.Join(err, c.Conn.Close())
+	}
+	t.loops.Wait()
+	return err
+}
+
+func (t *transport) readPackets() {
+	buf := make([]byte, 1<<16)
+	for {
+		n, from, err := t.udp.ReadFromUDPAddrPort(buf)
+		now := time.Now()
+		if err != nil {
+			if !t.pause("reading gossip's UDP socket failed", err) {
+				return
+			}
+			continue
+		}
+		if n == 0 {
+			continue // memberlist wants at least the byte of kind
+		}
+		p := &memberlist.Packet{
+			Buf:       append([]byte(nil), buf[:n]...),
+			From:      net.UDPAddrFromAddrPort(netip.AddrPortFrom(from.Addr().Unmap(), from.Port())),
+			Timestamp: now,
+		}
+		select {
+		case t.packets <- p:
+		case <-t.ctx.Done():
+			return
+		}
+	}
+}
+
+func (t *transport) accept() {
+	for {
+		c, err := t.tcp.Accept()
+		if err != nil {
+			if !t.pause("accepting a gossip connection failed", err) {
+				return
+			}
+			continue
+		}
+		tracked, ok := t.track(c)
+		if !ok {
+			c.Close() // closing down; nothing was read from it
+			return
+		}
+		select {
+		case t.streams <- tracked:
+		case <-t.ctx.Done():
+			return // Shutdown closes it
+		}
+	}
+}
+
+// pause reports a socket's failure and waits a moment, lest a lasting one (out
+// of file descriptors) becomes a busy loop. It says whether to go on.
+func (t *transport) pause(what string, err error) bool {
+	if t.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+		return false
+	}
+	t.log.limited(slog.LevelWarn, what, "error", err)
+	select {
+	case <-t.ctx.Done():
+		return false
+	case <-time.After(20 * time.Millisecond):
+		return true
+	}
+}
+
+// track takes note of an open connection; false when shut down.
+func (t *transport) track(c net.Conn) (*conn, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.conns == nil {
+		return nil, false
+	}
+	tracked := &conn{Conn: c, t: t}
+	t.conns[tracked] = struct{}{}
+	return tracked, true
+}
+
+// conn is a connection that its transport knows of until it is closed.
+type conn struct {
+	net.Conn
+	t *transport
+}
+
+// Write closes the connection when it fails: memberlist forgets one whose first
+// write, of the label, fails.
+func (c *conn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	if err != nil {
+		c.Close()
+	}
+	return n, err
+}
+
+func (c *conn) Close() error {
+	c.t.mu.Lock()
+	delete(c.t.conns, c) // of a nil map, too
+	c.t.mu.Unlock()
+	return c.Conn.Close()
+}
