@@ -70,6 +70,7 @@ func (l *Link) Up() error {
 	}
 	l.up = true
 	l.speak(device.mac)
+	l.fresh.Store(true)
 	l.nudge()
 	return nil
 }
@@ -102,8 +103,9 @@ func (l *Link) speak(own hwAddr) {
 }
 
 // repair ensures again what Up did, if the link is up: after the interface was
-// made anew, or somebody changed the host. index is the interface's, or 0.
-func (l *Link) repair(seen *sight) error {
+// made anew, or somebody changed the host. With deleted, the interface was away,
+// even if one with the same index is there again.
+func (l *Link) repair(seen *sight, deleted bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.up {
@@ -111,6 +113,12 @@ func (l *Link) repair(seen *sight) error {
 	}
 	l.speak(seen.mac)
 	var errs []error
+	for _, h := range l.holds {
+		if deleted {
+			_, err := h.ensure(0)
+			errs = append(errs, err)
+		}
+	}
 	for _, h := range l.holds {
 		changed, err := h.ensure(seen.index)
 		if changed {

@@ -24,16 +24,30 @@ type device struct {
 
 // hostAddress is one IPv4 address of the host.
 type hostAddress struct {
-	addr   netip.Addr
-	bits   int    // the prefix length
-	device string // the interface's name
-	global bool
-	host   bool // scope host
+	addr  netip.Addr
+	bits  int // the prefix length
+	index int // the interface's
+	scope netlink.Scope
 }
+
+// loopbackIndex is the index of lo in every network namespace (LOOPBACK_IFINDEX in
+// the kernel's include/net/flow.h).
+const loopbackIndex = 1
 
 // isHeld says whether this is the VIP in the form in which Up puts it on lo.
 func (a hostAddress) isHeld(vip netip.Addr) bool {
-	return a.addr == vip && a.device == "lo" && a.bits == vip.BitLen() && a.host
+	return a.addr == vip && a.index == loopbackIndex && a.bits == vip.BitLen() && a.scope == netlink.SCOPE_HOST
+}
+
+func (a hostAddress) global() bool { return a.scope == netlink.SCOPE_UNIVERSE }
+
+// device names the address's interface for an error.
+func (a hostAddress) device() string {
+	i, err := net.InterfaceByIndex(a.index)
+	if err != nil {
+		return fmt.Sprintf("interface %d", a.index)
+	}
+	return i.Name
 }
 
 func readDevice(name string) (device, error) {
@@ -75,26 +89,11 @@ func readAddresses() ([]hostAddress, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing the host's addresses: %w", err)
 	}
-	names := map[int]string{}
 	addresses := make([]hostAddress, 0, len(list))
 	for _, a := range list {
-		addr, ok := netip.AddrFromSlice(a.IP.To4())
-		if !ok {
-			continue // an address of another family has no place here
-		}
-		name, known := names[a.LinkIndex]
-		if !known {
-			if i, err := net.InterfaceByIndex(a.LinkIndex); err == nil {
-				name = i.Name // else the interface went away just now, and its addresses with it
-			}
-			names[a.LinkIndex] = name
-		}
 		bits, _ := a.Mask.Size()
-		addresses = append(addresses, hostAddress{
-			addr: addr, bits: bits, device: name,
-			global: a.Scope == int(netlink.SCOPE_UNIVERSE),
-			host:   a.Scope == int(netlink.SCOPE_HOST),
-		})
+		addr, _ := netip.AddrFromSlice(a.IP.To4())
+		addresses = append(addresses, hostAddress{addr: addr, bits: bits, index: a.LinkIndex, scope: netlink.Scope(a.Scope)})
 	}
 	return addresses, nil
 }
@@ -113,7 +112,7 @@ func newSight(config Config, device device, addresses []hostAddress) sight {
 		if a.addr == config.Address {
 			s.hasAddress = true
 		}
-		if a.device == config.Interface && (a.addr == config.Address || a.global && s.source.IsUnspecified()) {
+		if a.index == device.index && (a.addr == config.Address || a.global() && s.source.IsUnspecified()) {
 			s.source = a.addr
 		}
 	}

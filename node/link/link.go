@@ -61,7 +61,10 @@ type Link struct {
 	speaker atomic.Pointer[speaker]      // nil while the link is not up
 	asking  atomic.Pointer[[]netip.Addr] // nil until Ask
 	heard   atomic.Bool
-	kick    chan struct{} // asks Run for a look now, and for gratuitous ARP
+	fresh   atomic.Bool   // Up was called: gratuitous ARP is due
+	lost    atomic.Bool   // the carrier was gone since the last look
+	deleted atomic.Bool   // the interface was
+	kick    chan struct{} // asks Run for a look now
 }
 
 const (
@@ -108,7 +111,7 @@ func Open(config Config) (*Link, error) {
 	if err := checkNotOwn(config.VIPs, addresses); err != nil {
 		return nil, err
 	}
-	if config.Address, err = chooseAddress(config, addresses); err != nil {
+	if config.Address, err = chooseAddress(config, device, addresses); err != nil {
 		return nil, err
 	}
 
@@ -234,20 +237,20 @@ func checkNotOwn(vips []netip.Addr, addresses []hostAddress) error {
 	for _, a := range addresses {
 		if slices.Contains(vips, a.addr) && !a.isHeld(a.addr) {
 			return fmt.Errorf("spec.vips: %s is already an address of this host, on %s: remove it there (ip addr del %s dev %s), the agent adds it itself",
-				a.addr, a.device, netip.PrefixFrom(a.addr, a.bits), a.device)
+				a.addr, a.device(), netip.PrefixFrom(a.addr, a.bits), a.device())
 		}
 	}
 	return nil
 }
 
 // chooseAddress returns the node's own address.
-func chooseAddress(config Config, addresses []hostAddress) (netip.Addr, error) {
+func chooseAddress(config Config, device device, addresses []hostAddress) (netip.Addr, error) {
 	if slices.Contains(config.VIPs, config.Address) {
 		return netip.Addr{}, fmt.Errorf("node.address: %s is a VIP: give an address that only this node has", config.Address)
 	}
 	if !config.Address.IsValid() {
 		for _, a := range addresses {
-			if a.device == config.Interface && a.global {
+			if a.index == device.index && a.global() {
 				return a.addr, nil
 			}
 		}
@@ -258,8 +261,8 @@ func chooseAddress(config Config, addresses []hostAddress) (netip.Addr, error) {
 		if a.addr == config.Address {
 			return a.addr, nil
 		}
-		if a.global {
-			own = append(own, fmt.Sprintf("%s on %s", a.addr, a.device))
+		if a.global() {
+			own = append(own, fmt.Sprintf("%s on %s", a.addr, a.device()))
 		}
 	}
 	if own == nil {

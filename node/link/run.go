@@ -1,0 +1,295 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/mdlayher/packet"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/net/bpf"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// Run answers ARP for the VIPs while the link is up, sends gratuitous ARP, watches
+// the interface and repairs what Up did. It returns nil when the context is
+// cancelled, and changes nothing then: that is Down's part.
+//
+// notify gets the Status as it is at the start and then each change, one call at a
+// time; changes that come faster than notify returns are coalesced to the newest.
+// What Run cannot do for the moment is a Status with a reason, and tried again
+// each second; events of the kernel are only a hint to look.
+func (l *Link) Run(ctx context.Context, notify func(Status)) error {
+	tasks, ctx := errgroup.WithContext(ctx)
+	w := &watch{Link: l, tasks: tasks, statuses: make(chan Status, 1), failed: map[string]string{}}
+	tasks.Go(func() error { return deliver(ctx, w.statuses, notify) })
+	w.loop(ctx)
+	w.events.close()
+	w.arp.close()
+	return tasks.Wait()
+}
+
+// watch is the state of one Run. Its goroutine is the one that called Run, and it
+// alone opens sockets, so that they are in the network namespace of that
+// goroutine's thread; the tasks only use what it has opened.
+type watch struct {
+	*Link
+	tasks    *errgroup.Group
+	statuses chan Status // one slot: the newest that was not delivered
+
+	events source // the kernel's notices of changes
+	arp    source // the packet socket of the responder
+	send   *packet.Conn
+	bound  int // the interface that arp is for
+
+	told   bool // status was given to deliver at least once
+	status Status
+	asked  *[]netip.Addr     // the targets of Ask that were asked at least once
+	failed map[string]string // what fails, and how: logged when it changes, not each second
+}
+
+// source is an open socket with the task that reads it. The zero value is closed.
+type source struct {
+	shut func()
+	done chan struct{} // closed when the task has ended
+}
+
+// alive says whether somebody still reads.
+func (s source) alive() bool {
+	if s.done == nil {
+		return false
+	}
+	select {
+	case <-s.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// close ends the task and waits for it.
+func (s *source) close() {
+	if s.done != nil {
+		s.shut()
+		<-s.done
+	}
+	*s = source{}
+}
+
+// read starts a task that reads until its socket is closed or fails.
+func (w *watch) read(task func(), shut func()) source {
+	s := source{shut: shut, done: make(chan struct{})}
+	w.tasks.Go(func() error {
+		defer close(s.done)
+		task()
+		return nil
+	})
+	return s
+}
+
+func (w *watch) loop(ctx context.Context) {
+	slow := time.NewTicker(w.lookEvery)
+	defer slow.Stop()
+	again := time.NewTicker(w.announceEvery)
+	defer again.Stop()
+	for {
+		w.look()
+		if w.asking.Load() != w.asked {
+			w.ask()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.kick:
+		case <-slow.C:
+			w.ask()
+		case <-again.C:
+			w.announce()
+		}
+	}
+}
+
+// look reads the state of the host from the kernel and acts on it.
+func (w *watch) look() {
+	if !w.events.alive() {
+		w.report("watching for changes, looking each second meanwhile", w.subscribe())
+	}
+	// Taken before the state is read, or what happens between the two would be forgotten.
+	lost, deleted := w.lost.Swap(false), w.deleted.Swap(false)
+	before := w.seen.Load()
+	now, err := w.readSight()
+	w.report("looking at the interface", err)
+	if err != nil {
+		if lost {
+			w.lost.Store(true)
+		}
+		if deleted {
+			w.deleted.Store(true)
+		}
+		return
+	}
+	if now.working() && before.working() && now.index == before.index && !lost && !deleted {
+		now.carrierSince = before.carrierSince
+	} else {
+		now.carrierSince = time.Now()
+		w.heard.Store(false) // who answered before the loss proves nothing now
+	}
+	w.seen.Store(&now)
+
+	if deleted {
+		w.arp.close()
+	}
+	status := now.status(w.config)
+	err = errors.Join(w.bind(&now), w.repair(&now, deleted))
+	if err != nil && status.OK {
+		status = Status{Reason: strings.ReplaceAll(err.Error(), "\n", "; ")}
+	}
+	changed := w.tell(status)
+	if status.OK && (w.fresh.Swap(false) || changed) {
+		w.announce()
+	}
+}
+
+func (l *Link) readSight() (sight, error) {
+	device, err := readDevice(l.config.Interface)
+	if err != nil {
+		return sight{}, err
+	}
+	addresses, err := readAddresses()
+	if err != nil {
+		return sight{}, err
+	}
+	return newSight(l.config, device, addresses), nil
+}
+
+// report logs a failure of something that is tried again, once until it changes.
+func (w *watch) report(doing string, err error) {
+	if err == nil {
+		delete(w.failed, doing)
+		return
+	}
+	if w.failed[doing] != err.Error() {
+		w.failed[doing] = err.Error()
+		w.log.Warn("failed, and will be tried again: "+doing, "interface", w.config.Interface, "error", err)
+	}
+}
+
+// tell hands a changed status to deliver, and says whether it has changed. It never
+// blocks: there is one sender, and it empties the slot first.
+func (w *watch) tell(status Status) bool {
+	if w.told && status == w.status {
+		return false
+	}
+	w.told, w.status = true, status
+	select {
+	case <-w.statuses:
+	default:
+	}
+	w.statuses <- status
+	return true
+}
+
+// deliver calls notify with each new status.
+func deliver(ctx context.Context, statuses <-chan Status, notify func(Status)) error {
+	var last *Status
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case status := <-statuses:
+			if last == nil || *last != status { // it may have come back while notify ran
+				last = &status
+				notify(status)
+			}
+		}
+	}
+}
+
+// subscribe opens the kernel's notices of changed interfaces and addresses.
+func (w *watch) subscribe() error {
+	w.events.close()
+	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR)
+	if err != nil {
+		return fmt.Errorf("subscribing to changes of interfaces and addresses: %w", err)
+	}
+	receive := func() ([]syscall.NetlinkMessage, error) {
+		messages, _, err := socket.Receive()
+		return messages, err
+	}
+	w.events = w.read(func() { w.Link.listen(receive) }, socket.Close)
+	return nil
+}
+
+// listen turns notices into nudges, until receive fails for good. Notices that the
+// socket had no room for (ENOBUFS) are no loss: the state is read anyway.
+func (l *Link) listen(receive func() ([]syscall.NetlinkMessage, error)) {
+	for {
+		messages, err := receive()
+		if err != nil && !errors.Is(err, unix.ENOBUFS) {
+			return // look subscribes again
+		}
+		for _, m := range messages {
+			l.heed(m)
+		}
+		l.nudge()
+	}
+}
+
+// heed takes from a notice that our interface was without a carrier, or deleted.
+// It may be back before anybody looks, but who is across has started afresh, and
+// a deleted interface has forgotten its groups.
+func (l *Link) heed(m syscall.NetlinkMessage) {
+	kind := m.Header.Type
+	if kind != unix.RTM_NEWLINK && kind != unix.RTM_DELLINK || len(m.Data) < unix.SizeofIfInfomsg {
+		return
+	}
+	info := nl.DeserializeIfInfomsg(m.Data)
+	if info.Family != unix.AF_UNSPEC || int(info.Index) != l.seen.Load().index {
+		return // a bridge's notice of its port, or another interface
+	}
+	if kind == unix.RTM_DELLINK {
+		l.deleted.Store(true)
+	} else if info.Flags&unix.IFF_LOWER_UP == 0 {
+		l.lost.Store(true)
+	}
+}
+
+// bind sees to it that the responder's socket is on the interface that is there now.
+func (w *watch) bind(now *sight) error {
+	if w.arp.alive() && w.bound == now.index {
+		return nil
+	}
+	w.arp.close()
+	w.bound, w.send = 0, nil
+	if !now.found {
+		return nil
+	}
+	conn, err := w.listenARP(now.device)
+	if err != nil {
+		return err
+	}
+	w.bound, w.send = now.index, conn
+	w.arp = w.read(func() { w.respond(conn) }, func() { conn.Close() })
+	return nil
+}
+
+// listenARP opens a packet socket for the ARP frames that matter. One that is
+// bound to ETH_P_ARP costs other packets nothing.
+func (l *Link) listenARP(device device) (*packet.Conn, error) {
+	filter, err := bpf.Assemble(arpFilter(l.config.VIPs))
+	if err != nil {
+		return nil, fmt.Errorf("assembling the ARP filter for %d VIPs: %w", len(l.config.VIPs), err)
+	}
+	on := &net.Interface{Index: device.index, Name: l.config.Interface, HardwareAddr: device.mac.hardware()}
+	conn, err := packet.Listen(on, packet.Raw, unix.ETH_P_ARP, &packet.Config{Filter: filter})
+	if err != nil {
+		return nil, fmt.Errorf("opening a packet socket for ARP on %s: %w", l.config.Interface, err)
+	}
+	return conn, nil
+}
