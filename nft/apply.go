@@ -1,0 +1,123 @@
+package nft
+
+import (
+	"encoding/binary"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+
+	"github.com/peervip/peervip/node"
+)
+
+func (t table) library() *nftables.Table {
+	lib := &nftables.Table{Family: libraryFamily[t.family], Name: t.name}
+	if t.owned {
+		lib.Flags = nftables.TableFlagOwner
+	}
+	return lib
+}
+
+// create queues everything that makes the table, with an element for each
+// committed bucket, and returns the rules, whose handles the kernel's answer
+// fills in.
+func (t table) create(c *nftables.Conn, committed states) ([]*nftables.Rule, error) {
+	lib := c.AddTable(t.library())
+	for _, name := range t.counters {
+		c.AddObj(&nftables.NamedObj{Table: lib, Name: name, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
+	}
+	for _, s := range t.sets {
+		elements := make([]nftables.SetElement, len(s.elements))
+		for i, e := range s.elements {
+			elements[i].Key = e.key
+		}
+		if err := c.AddSet(&nftables.Set{Table: lib, Name: s.name, KeyType: s.typ, Constant: true}, elements); err != nil {
+			return nil, err
+		}
+	}
+	for _, ch := range t.chains {
+		c.AddChain(ch.library(lib))
+	}
+	for _, m := range t.maps {
+		set := m.library(lib)
+		if err := c.AddSet(set, nil); err != nil {
+			return nil, err
+		}
+		if err := c.SetAddElements(set, m.elements(committed[m.service])); err != nil {
+			return nil, err
+		}
+	}
+	var rules []*nftables.Rule
+	for _, ch := range t.chains {
+		for _, r := range ch.rules {
+			rules = append(rules, c.AddRule(&nftables.Rule{
+				Table: lib, Chain: &nftables.Chain{Name: ch.name}, Exprs: r.exprs(t.family),
+			}))
+		}
+	}
+	return rules, nil
+}
+
+func (c chain) library(t *nftables.Table) *nftables.Chain {
+	lib := &nftables.Chain{Table: t, Name: c.name}
+	if h := c.hook; h != nil {
+		lib.Type = nftables.ChainTypeFilter
+		lib.Hooknum = libraryHook[h.point]
+		lib.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(h.priority))
+		lib.Device = h.device
+		policy := nftables.ChainPolicyAccept
+		lib.Policy = &policy
+	}
+	return lib
+}
+
+func (m bucketMap) library(t *nftables.Table) *nftables.Set {
+	return &nftables.Set{
+		Table: t, Name: m.name, IsMap: true, Size: uint32(m.capacity()),
+		KeyType: nftables.TypeInteger, KeyByteOrder: binaryutil.NativeEndian, DataType: nftables.TypeVerdict,
+	}
+}
+
+// elements returns the map's elements for the states of all buckets.
+func (m bucketMap) elements(buckets []node.State) []nftables.SetElement {
+	var all []nftables.SetElement
+	for b, state := range buckets {
+		if to := m.chains[state]; to != "" {
+			all = append(all, bucketElement(b, to))
+		}
+	}
+	return all
+}
+
+// bucketElement is the element that sends the bucket to the chain. The key is
+// what the hash leaves in a register: a number in the machine's own byte order.
+func bucketElement(bucket int, chain string) nftables.SetElement {
+	return nftables.SetElement{
+		Key:         binary.NativeEndian.AppendUint32(nil, uint32(bucket)),
+		VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain},
+	}
+}
+
+// move queues the elements that change with the moves: the old one is deleted
+// before the new one is added, since the kernel refuses (EEXIST) a key that is
+// there with another verdict.
+func (m bucketMap) move(c *nftables.Conn, t *nftables.Table, moves []move) error {
+	var gone, come []nftables.SetElement
+	for _, mv := range moves {
+		from, to := m.chains[mv.from], m.chains[mv.to]
+		if mv.service != m.service || from == to {
+			continue
+		}
+		if from != "" {
+			gone = append(gone, bucketElement(mv.bucket, from))
+		}
+		if to != "" {
+			come = append(come, bucketElement(mv.bucket, to))
+		}
+	}
+	set := m.library(t)
+	if err := c.SetDeleteElements(set, gone); err != nil {
+		return err
+	}
+	return c.SetAddElements(set, come)
+}

@@ -1,0 +1,134 @@
+package nft
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/peervip/peervip/hashring"
+	"github.com/peervip/peervip/node"
+)
+
+// What nft prints otherwise for the same: who owns a table, and the type of a
+// hash, for which nft has no word.
+var (
+	ownerNote = regexp.MustCompile(` # progname .*|\n\tflags owner\n`)
+	hashType  = regexp.MustCompile(`type(of numgen inc mod \d+| \w+) : verdict`)
+)
+
+func listing(s string) string {
+	return hashType.ReplaceAllString(ownerNote.ReplaceAllString(s, ""), "type hash : verdict")
+}
+
+func TestLibraryAppliesWhatStringPrints(t *testing.T) {
+	specs := map[string]func(*Spec){
+		"one VIP": func(*Spec) {},
+		"many VIPs": func(s *Spec) {
+			s.VIPs = append(s.VIPs, netip.MustParseAddr("10.77.0.101"), netip.MustParseAddr("10.0.0.1"))
+		},
+		"16384 buckets": func(s *Spec) {
+			s.Layout = hashring.Layout{Buckets: 16384, Seed: 1}
+			s.Services[0].Name = "a-long-name-9"
+		},
+	}
+	for name, change := range specs {
+		t.Run(name, func(t *testing.T) {
+			s := testSpec()
+			change(&s)
+			rules, err := Compile(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			byText, byLibrary := namespace(t, "a"), namespace(t, "b")
+			ip(t, byText, "link add eth0 type veth peer name eth1")
+			ip(t, byLibrary, "link add eth0 type veth peer name eth1")
+
+			file := filepath.Join(t.TempDir(), "rules.nft")
+			if err := os.WriteFile(file, []byte(rules.String()), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			run(t, byText, "nft -f "+file)
+			f := installed(t, byLibrary, s)
+			want := listing(ruleset(t, byText))
+			if diff := cmp.Diff(want, listing(ruleset(t, byLibrary))); diff != "" {
+				t.Errorf("nft -f (-) and the library (+) differ:\n%s", diff)
+			}
+			if !strings.Contains(want, "jhash ip saddr mod") {
+				t.Errorf("nft lists no hash:\n%s", want)
+			}
+
+			// The listing with elements, too, is what nft makes of the same elements.
+			commit(t, f, Change{Bucket: 3, State: node.Own}, Change{Bucket: 4, State: node.Adopt}, Change{Bucket: 5, State: node.Linger})
+			service := s.Services[0]
+			elements := " " + bucketMapName(service) + " { 3 : goto " + stateChain(service, node.Own) + ", 4 : goto " + stateChain(service, node.Adopt) + " }"
+			run(t, byText, "nft add element netdev peervip"+elements)
+			run(t, byText, "nft add element inet peervip"+elements)
+			if diff := cmp.Diff(listing(ruleset(t, byText)), listing(ruleset(t, byLibrary))); diff != "" {
+				t.Errorf("after a commit nft -f (-) and the library (+) differ:\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestCompileNamesTheWrongField(t *testing.T) {
+	for want, change := range map[string]func(*Spec){
+		`interface: "" is no`:                    func(s *Spec) { s.Interface = "" },
+		`interface: "a-name-too-long-" is no`:    func(s *Spec) { s.Interface = "a-name-too-long-" },
+		`interface: "e\"0" is no`:                func(s *Spec) { s.Interface = `e"0` },
+		`cluster MAC: "01:00" is not`:            func(s *Spec) { s.ClusterMAC = s.ClusterMAC[:2] },
+		`VIPs: there is none`:                    func(s *Spec) { s.VIPs = nil },
+		`VIPs: 2001:db8::1 is not an IPv4`:       func(s *Spec) { s.VIPs = append(s.VIPs, netip.MustParseAddr("2001:db8::1")) },
+		`VIPs: invalid IP is not an IPv4`:        func(s *Spec) { s.VIPs = append(s.VIPs, netip.Addr{}) },
+		`VIPs: ::ffff:10.0.0.1 is not an IPv4`:   func(s *Spec) { s.VIPs = append(s.VIPs, netip.MustParseAddr("::ffff:10.0.0.1")) },
+		`VIPs: 10.77.0.100 is there twice`:       func(s *Spec) { s.VIPs = append(s.VIPs, vip) },
+		`buckets: 15 is out of range`:            func(s *Spec) { s.Layout.Buckets = 15 },
+		`buckets: 16385 is out of range`:         func(s *Spec) { s.Layout.Buckets = 16385 },
+		`seed: 0 would`:                          func(s *Spec) { s.Layout.Seed = 0 },
+		`services: there are 0`:                  func(s *Spec) { s.Services = nil },
+		`services: there are 2`:                  func(s *Spec) { s.Services = append(s.Services, Service{Name: "web"}) },
+		`services: the name "Web_1": use`:        func(s *Spec) { s.Services[0].Name = "Web_1" },
+		`gossip port: it is not set`:             func(s *Spec) { s.GossipPort = 0 },
+		`services: the name "a; flush": use low`: func(s *Spec) { s.Services[0].Name = "a; flush" },
+	} {
+		s := testSpec()
+		change(&s)
+		if _, err := Compile(s); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got error %v, want one with %s", err, want)
+		}
+	}
+}
+
+func TestCompiledRulesDoNotShareTheSpec(t *testing.T) {
+	s := testSpec()
+	rules, err := Compile(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := rules.String()
+	s.VIPs[0], s.ClusterMAC[5], s.Services[0].Name = netip.MustParseAddr("10.0.0.1"), 0xff, "changed"
+	if diff := cmp.Diff(before, rules.String()); diff != "" {
+		t.Errorf("a changed spec changed the rules:\n%s", diff)
+	}
+}
+
+// The kernel removes the hooks of a dead owner's tables in the order in which
+// they were made: ingress must stop marking before the guard is all there is.
+func TestIngressChainIsMadeFirst(t *testing.T) {
+	rules, err := Compile(testSpec())
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := rules.tables[0]
+	if h := first.chains[0].hook; first.family != netdev || h == nil || h.point != ingress {
+		t.Errorf("first come table %s and chain %s with hook %+v", first, first.chains[0].name, h)
+	}
+	last := rules.tables[len(rules.tables)-1]
+	if last.name != guardName || last.owned {
+		t.Errorf("the last table is %s, owned %t; want the guard, not owned", last, last.owned)
+	}
+}

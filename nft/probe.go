@@ -1,0 +1,3 @@
+package nft
+
+func Probe() error { return nil }

@@ -1,0 +1,154 @@
+// Package nft is what a packet for the VIP meets in this node's kernel: the
+// rules as printable values, the filter that holds them and moves buckets, the
+// probe of what the kernel can do, and the flows that conntrack knows. It must
+// know nothing of peers, placement or time: it is told which state each bucket
+// has.
+package nft
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/google/nftables"
+
+	"github.com/peervip/peervip/node"
+)
+
+// Ruleset is everything that the kernel is told at the start: a value, which
+// String prints in nft's language and Filter.Install applies. Both come from
+// the same tables, so that what is read is what runs.
+type Ruleset struct {
+	spec   Spec
+	tables []table // in the order in which they are made; the guard is the last
+}
+
+// family is a table's address family, as nft writes it.
+type family string
+
+const (
+	netdev family = "netdev"
+	inet   family = "inet"
+)
+
+var libraryFamily = map[family]nftables.TableFamily{
+	netdev: nftables.TableFamilyNetdev,
+	inet:   nftables.TableFamilyINet,
+}
+
+type table struct {
+	family   family
+	name     string
+	owned    bool // nobody else can change it, and it vanishes with its owner
+	counters []string
+	sets     []set
+	maps     []bucketMap
+	chains   []chain // in an owner table hooks go at the owner's death in this order
+}
+
+func (t table) String() string { return fmt.Sprintf("%s %s", t.family, t.name) }
+
+// set is a constant set of values to match.
+type set struct {
+	name     string
+	typ      nftables.SetDatatype
+	elements []element
+}
+
+type element struct {
+	text string
+	key  []byte
+}
+
+// bucketMap sends the packets of a bucket to the chain of the bucket's state.
+// A bucket whose state has no chain here has no element.
+type bucketMap struct {
+	name    string
+	service int // index into Spec.Services
+	buckets int
+	chains  map[node.State]string
+}
+
+// capacity is what the map is declared for. Elements deleted a moment ago count
+// until the kernel's worker has freed them, so a batch that replaces every
+// element needs room for two of each (net/netfilter/nf_tables_api.c, set->nelems).
+func (m bucketMap) capacity() int { return 2 * m.buckets }
+
+type chain struct {
+	name  string
+	hook  *hook // nil: reached only from other chains
+	rules []rule
+}
+
+type hook struct {
+	point    hookPoint
+	priority int
+	device   string // netdev family only
+}
+
+type hookPoint string
+
+const (
+	ingress    hookPoint = "ingress"
+	egress     hookPoint = "egress"
+	prerouting hookPoint = "prerouting"
+	forward    hookPoint = "forward"
+	output     hookPoint = "output"
+)
+
+var libraryHook = map[hookPoint]*nftables.ChainHook{
+	ingress:    nftables.ChainHookIngress,
+	egress:     nftables.ChainHookEgress,
+	prerouting: nftables.ChainHookPrerouting,
+	forward:    nftables.ChainHookForward,
+	output:     nftables.ChainHookOutput,
+}
+
+// String prints the rules as `nft -f` takes them. Applied that way they do the
+// same but belong to nobody: an owner table would vanish as nft exits, so the
+// flag is written as a comment.
+func (r Ruleset) String() string {
+	var b strings.Builder
+	for _, t := range r.tables {
+		t.print(&b)
+	}
+	return b.String()
+}
+
+func (t table) print(b *strings.Builder) {
+	fmt.Fprintf(b, "table %s {", t)
+	if t.owned {
+		b.WriteString(" # flags owner")
+	}
+	b.WriteString("\n")
+	for _, name := range t.counters {
+		fmt.Fprintf(b, "\tcounter %s {\n\t}\n", name)
+	}
+	for _, s := range t.sets {
+		texts := make([]string, len(s.elements))
+		for i, e := range s.elements {
+			texts[i] = e.text
+		}
+		fmt.Fprintf(b, "\tset %s {\n\t\ttype %s\n\t\tflags constant\n\t\telements = { %s }\n\t}\n",
+			s.name, s.typ.Name, strings.Join(texts, ", "))
+	}
+	for _, m := range t.maps {
+		// nft has no name for the type of a hash; a number below M is of the same one.
+		fmt.Fprintf(b, "\tmap %s {\n\t\ttypeof numgen inc mod %d : verdict\n\t\tsize %d\n\t}\n",
+			m.name, m.buckets, m.capacity())
+	}
+	for _, c := range t.chains {
+		fmt.Fprintf(b, "\tchain %s {\n", c.name)
+		if h := c.hook; h != nil {
+			device := ""
+			if h.device != "" {
+				device = fmt.Sprintf(" device %q", h.device)
+			}
+			fmt.Fprintf(b, "\t\ttype filter hook %s%s priority %d; policy accept;\n", h.point, device, h.priority)
+		}
+		for _, r := range c.rules {
+			fmt.Fprintf(b, "\t\t%s\n", r)
+		}
+		b.WriteString("\t}\n")
+	}
+	b.WriteString("}\n")
+}
