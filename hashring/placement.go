@@ -37,8 +37,9 @@ type Member struct {
 // a bucket each, there is less to deal out than the fit ones lack, and one of
 // them may stay short of its share among the fit by more than a bucket. Nobody is
 // ever above it by a whole one, and with equal weights nobody is short by one.
-// (No rule gives shares exact to one bucket and never moves a bucket between two
-// members because of a third: Balinski and Young, "Fair Representation", 1982.)
+// (To keep every share within one and two members' shares apart from what a third
+// does is more than an apportionment can: Balinski and Young, "Fair
+// Representation", 1982.)
 //
 // If nobody of a weight above 0 is fit, no bucket has an owner; for the base in
 // that case, call Place with everybody fit. Two members of one name are a
