@@ -108,8 +108,9 @@ func silences(longest []time.Duration) Silences {
 
 // TalkReport is what the talkers saw of one step.
 type TalkReport struct {
-	// Affected are the sources that were served by the node that the step
-	// befalls, Others the rest. Without such a node all are others.
+	// Affected are the sources that the node that the step befalls served at the
+	// step's beginning or at its end, Others the rest. Without such a node all
+	// are others.
 	Affected, Others Silences
 	// Sent and Lost are datagrams of the step; Lost were never answered.
 	Sent, Lost int
@@ -119,12 +120,6 @@ type TalkReport struct {
 	// Answers counts first answers by node, Sources the sources that the node
 	// was the last to answer.
 	Answers, Sources map[NodeID]int
-}
-
-// All is the affected sources and the others together.
-func (r TalkReport) All() (sources, noticed int, longest time.Duration) {
-	a, o := r.Affected, r.Others
-	return a.Sources + o.Sources, a.Noticed + o.Noticed, max(a.Longest.Max, o.Longest.Max)
 }
 
 // inFlight is how long an unanswered datagram may still be under way when the
@@ -138,12 +133,13 @@ func reportTalk(traces []Trace, w Window, affected NodeID, read time.Duration) T
 	var hit, spared []time.Duration
 	for _, t := range traces {
 		longest := t.LongestSilence(w, read)
-		if affected != 0 && t.ServedBy(w.From) == affected {
+		before, after := t.ServedBy(w.From), t.ServedBy(w.To)
+		if affected != 0 && (before == affected || after == affected) {
 			hit = append(hit, longest)
 		} else {
 			spared = append(spared, longest)
 		}
-		r.Sources[t.ServedBy(w.To)]++
+		r.Sources[after]++
 		for _, a := range t.during(w) {
 			r.Sent++
 			switch {

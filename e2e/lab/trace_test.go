@@ -87,7 +87,7 @@ func TestLongestSilenceIsItsDefinition(t *testing.T) {
 	})
 }
 
-func TestReportTalkSplitsByWhoServedBefore(t *testing.T) {
+func TestReportTalkSplitsByWhoServed(t *testing.T) {
 	hit := deaf(steady(100, 1), 50, 70)
 	for i := 70; i < 100; i++ {
 		hit[i].By = 2 // another took over
@@ -105,6 +105,11 @@ func TestReportTalkSplitsByWhoServedBefore(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+	// The way back: the source that comes to node 1 is affected, too.
+	back := append(steady(50, 2), steady(100, 1)[50:]...)
+	if got := reportTalk([]Trace{back, spared}, Window{500 * ms, time.Second}, 1, 2*time.Second); got.Affected.Sources != 1 {
+		t.Errorf("a source that came to the node is not among the affected: %+v", got)
 	}
 }
 

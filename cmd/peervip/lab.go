@@ -1,0 +1,52 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/peervip/peervip/e2e/lab"
+)
+
+// newLabCommand is `peervip lab`: the whole thing on one machine.
+func newLabCommand() *cobra.Command {
+	var opts lab.Options
+	cmd := &cobra.Command{
+		Use:   "lab",
+		Short: "Show everything on this machine: nodes, clients and a switch in network namespaces",
+		Long: `Builds a switch, some nodes and a client host in network namespaces, starts an
+agent on each node, and shows how they share one address, survive a power-off
+and hand over at a drain. At the end it prints what the clients measured.
+
+It needs root, changes nothing outside its own namespaces, and removes
+everything when it ends, also by Ctrl-C.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			binary, err := os.Executable()
+			if err != nil {
+				return fmt.Errorf("finding this program's file, to run it as the nodes' agents: %w", err)
+			}
+			opts.Binary, opts.Out = binary, cmd.OutOrStdout()
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
+			defer stop()
+			err = lab.Run(ctx, opts)
+			if errors.Is(err, context.Canceled) {
+				return errors.New("interrupted before its end; everything is removed")
+			}
+			return err
+		},
+	}
+	flags := cmd.Flags()
+	flags.IntVar(&opts.Nodes, "nodes", 3, fmt.Sprintf("servers that share the address, 2 to %d", lab.MaxNodes))
+	flags.IntVar(&opts.Clients, "clients", lab.MaxSources, fmt.Sprintf("client addresses, 1 to %d", lab.MaxSources))
+	flags.DurationVar(&opts.Watch, "watch", 3*time.Second, "how long to watch each step once it has settled")
+	flags.DurationVar(&opts.Rest, "rest", 5*time.Second, "how long to measure the agents at rest")
+	flags.BoolVar(&opts.Keep, "keep", false, "leave everything up until Ctrl-C, and tell how to look around")
+	return cmd
+}
