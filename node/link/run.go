@@ -26,8 +26,12 @@ import (
 // What Run cannot do for the moment is a Status with a reason, and tried again
 // each second; events of the kernel are only a hint to look.
 func (l *Link) Run(ctx context.Context, notify func(Status)) error {
+	return l.run(ctx, notify, subscribe)
+}
+
+func (l *Link) run(ctx context.Context, notify func(Status), subscribe func() (notices, error)) error {
 	tasks, ctx := errgroup.WithContext(ctx)
-	w := &watch{Link: l, tasks: tasks, statuses: make(chan Status, 1), failed: map[string]string{}}
+	w := &watch{Link: l, tasks: tasks, subscribe: subscribe, statuses: make(chan Status, 1), failed: map[string]string{}}
 	tasks.Go(func() error { return deliver(ctx, w.statuses, notify) })
 	w.loop(ctx)
 	w.events.close()
@@ -40,8 +44,9 @@ func (l *Link) Run(ctx context.Context, notify func(Status)) error {
 // goroutine's thread; the tasks only use what it has opened.
 type watch struct {
 	*Link
-	tasks    *errgroup.Group
-	statuses chan Status // one slot: the newest that was not delivered
+	tasks     *errgroup.Group
+	subscribe func() (notices, error)
+	statuses  chan Status // one slot: the newest that was not delivered
 
 	events source // the kernel's notices of changes
 	arp    source // the packet socket of the responder
@@ -117,9 +122,7 @@ func (w *watch) loop(ctx context.Context) {
 
 // look reads the state of the host from the kernel and acts on it.
 func (w *watch) look() {
-	if !w.events.alive() {
-		w.report("watching for changes, looking each second meanwhile", w.subscribe())
-	}
+	w.report("listening for changes, looking each second meanwhile", w.hear())
 	// Taken before the state is read, or what happens between the two would be forgotten.
 	lost, deleted := w.lost.Swap(false), w.deleted.Swap(false)
 	before := w.seen.Load()
@@ -211,28 +214,43 @@ func deliver(ctx context.Context, statuses <-chan Status, notify func(Status)) e
 	}
 }
 
-// subscribe opens the kernel's notices of changed interfaces and addresses.
-func (w *watch) subscribe() error {
-	w.events.close()
+// notices is a subscription to the kernel's notices of changes. *nl.NetlinkSocket
+// is one.
+type notices interface {
+	Receive() ([]syscall.NetlinkMessage, *unix.SockaddrNetlink, error)
+	Close()
+}
+
+// subscribe opens the notices of changed interfaces and addresses.
+func subscribe() (notices, error) {
 	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR)
 	if err != nil {
-		return fmt.Errorf("subscribing to changes of interfaces and addresses: %w", err)
+		return nil, fmt.Errorf("subscribing to changes of interfaces and addresses: %w", err)
 	}
-	receive := func() ([]syscall.NetlinkMessage, error) {
-		messages, _, err := socket.Receive()
-		return messages, err
+	return socket, nil
+}
+
+// hear subscribes, unless a subscription is alive.
+func (w *watch) hear() error {
+	if w.events.alive() {
+		return nil
 	}
-	w.events = w.read(func() { w.Link.listen(receive) }, socket.Close)
+	w.events.close()
+	notices, err := w.subscribe()
+	if err != nil {
+		return err
+	}
+	w.events = w.read(func() { w.listen(notices) }, notices.Close)
 	return nil
 }
 
-// listen turns notices into nudges, until receive fails for good. Notices that the
+// listen turns notices into nudges, until they fail for good. Notices that the
 // socket had no room for (ENOBUFS) are no loss: the state is read anyway.
-func (l *Link) listen(receive func() ([]syscall.NetlinkMessage, error)) {
+func (l *Link) listen(notices notices) {
 	for {
-		messages, err := receive()
+		messages, _, err := notices.Receive()
 		if err != nil && !errors.Is(err, unix.ENOBUFS) {
-			return // look subscribes again
+			return // the next look subscribes again
 		}
 		for _, m := range messages {
 			l.heed(m)
