@@ -33,8 +33,9 @@ type Core struct {
 	lastVoluntary      Time
 	everVoluntary      bool
 
-	view   View
-	places []placement // by service
+	view     View
+	viewSaid uint64      // first version of the statement that showed the view; 0: none yet
+	places   []placement // by service
 
 	want, kernel, promised, requested hashring.Set
 	requests                          map[uint64]*request
@@ -47,12 +48,13 @@ type Core struct {
 
 	said    *Statement // as last published
 	wishes  map[string]Wish
-	asking  map[string]uint64 // wishes of local operators that wait for a verdict: node -> token
+	asking  map[string]uint64 // local operators who wait for a verdict on the wish for a node: their token
 	obeyed  uint64
 	verdict Verdict
 	flows   []int
 
 	startedAt    Time
+	seedsTried   bool
 	drained      bool // by wish, over restarts
 	attached     bool
 	attaching    bool
@@ -81,6 +83,7 @@ type peer struct {
 
 	acked, sent uint64 // versions of this node's statement
 	sentAt      Time
+	askedAt     Time // for its statement, while it has told nothing
 	wishSentAt  Time
 
 	// A grant may overtake the statement that shows it. Until a statement of at
@@ -129,6 +132,8 @@ func (c *Core) Step(now Time, event Event) []Effect {
 	case Tick:
 	case Started:
 		c.startedAt, c.drained, c.obeyed = now, ev.Drained, ev.Obeyed
+	case SeedsTried:
+		c.seedsTried = true
 	case PeerAlive:
 		c.peerAlive(ev)
 	case PeerDead:
@@ -162,13 +167,15 @@ func (c *Core) Step(now Time, event Event) []Effect {
 // advance brings everything that follows from the state to its end: phase, view,
 // slots, the kernel, the statement, and what is due again.
 func (c *Core) advance() {
-	c.applyVoluntary()
-	c.live()
-	c.plan()
-	c.finish()
-	c.plan() // what a phase's end has changed
-	c.commit()
-	c.publish()
+	for again := true; again; again = c.replan {
+		c.applyVoluntary()
+		c.live()
+		c.plan()
+		c.finish()
+		c.plan() // what a phase's end has changed
+		c.commit()
+		c.publish()
+	}
 	c.offerGrants()
 	c.retransmit()
 }
@@ -181,6 +188,9 @@ func (c *Core) Deadline() Time {
 	for p := range c.alivePeers() {
 		if c.said != nil && p.acked < c.said.Version {
 			soon(p.sentAt + t.Retry)
+		}
+		if !p.told {
+			soon(p.askedAt + t.Retry)
 		}
 		if _, ok := c.wishes[p.Name]; ok {
 			soon(p.wishSentAt + t.Retry)
@@ -279,6 +289,14 @@ func (c *Core) peerAlive(ev PeerAlive) {
 		}
 	}
 	c.sendStatement(fresh, nil)
+	c.askStatement(fresh)
+}
+
+// askStatement asks a peer for the whole of its statement: it may never have
+// noticed that this node held it dead for a while, and forgot what it knew.
+func (c *Core) askStatement(p *peer) {
+	p.askedAt = c.now
+	c.send(p, &Message{Ack: &Ack{Nonce: p.Nonce, Lost: true}})
 }
 
 func (c *Core) peerDead(ev PeerDead) {
@@ -392,6 +410,10 @@ func (c *Core) publish() {
 		next.Version = old.Version + 1
 	}
 	c.said = next
+	if c.viewSaid == 0 {
+		c.viewSaid = next.Version
+		c.replan = c.replan || c.orphansSince > 0
+	}
 	for p := range c.alivePeers() {
 		c.sendStatement(p, old)
 	}
@@ -435,6 +457,9 @@ func (c *Core) retransmit() {
 	for p := range c.alivePeers() {
 		if c.said != nil && p.acked < c.said.Version && c.now >= p.sentAt+retry {
 			c.sendStatement(p, nil)
+		}
+		if !p.told && c.now >= p.askedAt+retry {
+			c.askStatement(p)
 		}
 		if w, ok := c.wishes[p.Name]; ok && c.now >= p.wishSentAt+retry {
 			p.wishSentAt = c.now

@@ -192,12 +192,17 @@ func (c *Core) receiveRefusal(p *peer, f *Refusal) {
 	r.slots.RemoveAll(gone)
 	c.requested.RemoveAll(gone)
 	c.dropIfOver(r)
-	p.refusedAt, p.refusedView = c.now, c.view.Digest()
-	p.refusedSaid = 0
+	c.holdBack(p)
+	c.replan = true
+}
+
+// holdBack remembers that the peer would not give, or could not be taken from,
+// and as of when; see mayAsk.
+func (c *Core) holdBack(p *peer) {
+	p.refusedAt, p.refusedView, p.refusedSaid = c.now, c.view.Digest(), 0
 	if p.said != nil {
 		p.refusedSaid = p.said.Version
 	}
-	c.replan = true
 }
 
 // receiveCancel: the heir does not want the slots, or not any more. They are the

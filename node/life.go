@@ -61,6 +61,9 @@ func (c *Core) mayServe() string {
 	if !c.wire.OK {
 		return c.wire.Reason
 	}
+	if !c.seedsTried {
+		return "the seeds are being tried"
+	}
 	if p := c.outranked(false); p != nil {
 		return fmt.Sprintf("%s runs another spec (revision %d, here %d); give all nodes the same spec",
 			p.Name, p.SpecRevision, c.cfg.SpecRevision)
@@ -192,7 +195,7 @@ func (c *Core) wished(ev Wished) {
 	w := ev.Wish
 	w.Origin = c.cfg.Name
 	if w.Node == c.cfg.Name {
-		w.Stamp = c.obeyed + 1
+		w.Stamp = nextStamp(c.obeyed, w.Origin)
 		c.answer(ev.Token, c.obey(w), "")
 		return
 	}
@@ -204,12 +207,8 @@ func (c *Core) wished(ev Wished) {
 	if p.said != nil {
 		w.Stamp = p.said.Obeyed
 	}
-	w.Stamp = max(w.Stamp, c.wishes[w.Node].Stamp) + 1
-	c.wishes[w.Node] = w
-	if old, ok := c.asking[w.Node]; ok {
-		c.answer(old, "another wish for "+w.Node+" came in between", "")
-		delete(c.asking, w.Node)
-	}
+	w.Stamp = nextStamp(max(w.Stamp, c.wishes[w.Node].Stamp), w.Origin)
+	c.keepWish(w)
 	for q := range c.alivePeers() {
 		q.wishSentAt = c.now
 		c.send(q, &Message{Wish: &w})
@@ -221,13 +220,27 @@ func (c *Core) wished(ev Wished) {
 	c.asking[w.Node] = ev.Token
 }
 
+// keepWish keeps the wish until its node says that it has dealt with it. Whoever
+// waits here for an older one is told.
+func (c *Core) keepWish(w Wish) {
+	c.wishes[w.Node] = w
+	if token, ok := c.asking[w.Node]; ok {
+		delete(c.asking, w.Node)
+		c.answer(token, inBetween(w.Node), "")
+	}
+}
+
+func inBetween(node string) string {
+	return fmt.Sprintf("another command for %s came in between; see `peervip status`", node)
+}
+
 func (c *Core) receiveWish(p *peer, w Wish) {
 	if w.Node != c.cfg.Name {
 		if t := c.peers[w.Node]; t != nil && t.said != nil && t.said.Obeyed >= w.Stamp {
 			return
 		}
 		if w.Stamp > c.wishes[w.Node].Stamp {
-			c.wishes[w.Node] = w
+			c.keepWish(w)
 		}
 		return
 	}
@@ -235,9 +248,12 @@ func (c *Core) receiveWish(p *peer, w Wish) {
 		c.verdict = Verdict{Stamp: w.Stamp, Refused: c.obey(w)}
 	}
 	if w.Origin == p.Name {
-		v := Verdict{Stamp: w.Stamp} // dealt with, perhaps in an earlier life
-		if c.verdict.Stamp == w.Stamp {
+		v := Verdict{Stamp: w.Stamp} // obeyed in an earlier life
+		switch {
+		case c.verdict.Stamp == w.Stamp:
 			v = c.verdict
+		case w.Stamp < c.obeyed:
+			v.Refused = inBetween(w.Node)
 		}
 		c.send(p, &Message{Verdict: &v})
 	}

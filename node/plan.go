@@ -40,7 +40,7 @@ func (c *Core) plan() {
 	}
 	c.replan = false
 	if v := c.currentView(); v.Digest() != c.view.Digest() || c.places == nil {
-		c.view = v
+		c.view, c.viewSaid = v, 0
 		c.places = make([]placement, len(c.cfg.Services))
 		for i := range c.places {
 			c.places[i] = v.place(c.cfg.Buckets, i)
@@ -51,14 +51,18 @@ func (c *Core) plan() {
 	c.withdraw(mine)
 
 	waiting := false
+	lost := c.cfg.newSet()
 	asks := map[string]hashring.Set{}
 	orphans := c.cfg.newSet()
 	promised := c.promisedByPeers()
 	for slot, holder := range holders {
 		switch {
+		case c.openSlots.Has(slot): // the commit's outcome comes first
 		case c.want.Has(slot):
-			c.dropUnserved(slot)
-			if holder != nil && !c.settleDouble(slot, holder) {
+			switch c.verdictOn(slot, holder) {
+			case lose:
+				lost.Add(slot)
+			case wait:
 				waiting = true
 			}
 		case c.kernel.Has(slot), c.promised.Has(slot), c.requested.Has(slot), !mine(slot):
@@ -74,6 +78,7 @@ func (c *Core) plan() {
 			orphans.Add(slot)
 		}
 	}
+	c.abandon(lost)
 	if !waiting {
 		c.doublesSince = 0
 	} else if c.doublesSince == 0 {
@@ -138,35 +143,65 @@ func (c *Core) target(slot Slot, holder *peer) string {
 	return pl.table.Owner(slot % c.cfg.Buckets)
 }
 
-// dropUnserved gives up a slot that the operator would rather see dropped than
-// served by an unfit node, once nobody is fit.
-func (c *Core) dropUnserved(slot Slot) {
-	if c.cfg.DropUnhealthy && c.places[slot/c.cfg.Buckets].rank == rankUnfit {
-		c.want.Remove(slot)
-	}
-}
+// hold is what becomes of a slot that this node has.
+type hold int
 
-// settleDouble decides who keeps a slot that this node and a peer both claim, as
-// when two halves of a split meet: the placement's owner, else the lower name.
-// Until the two have one view they may judge differently, so it waits for that,
-// for a while, and reports false; a slot that both have given up is an orphan
-// like any other.
-func (c *Core) settleDouble(slot Slot, holder *peer) bool {
+const (
+	keep hold = iota
+	lose
+	wait
+)
+
+// verdictOn says whether this node keeps a slot that it has. It loses what nobody
+// should serve (see Config.DropUnhealthy), and of what a peer claims too, as when
+// two halves of a split meet, what the placement does not give to it; names
+// decide if the placement gives it to neither. Until the two have one view they
+// may judge differently, so they wait for that, for a while; a slot that both
+// have given up is an orphan like any other.
+func (c *Core) verdictOn(slot Slot, holder *peer) hold {
+	pl := c.places[slot/c.cfg.Buckets]
+	if pl.rank == rankUnfit && c.cfg.DropUnhealthy {
+		return lose
+	}
+	if holder == nil {
+		return keep
+	}
 	if holder.said.View != c.view.Digest() &&
 		(c.doublesSince == 0 || c.now < c.doublesSince+c.cfg.Timing.Agreement) {
-		return false
+		return wait
 	}
 	owner := ""
-	if pl := c.places[slot/c.cfg.Buckets]; pl.rank > rankNever {
+	if pl.rank > rankNever {
 		owner = pl.table.Owner(slot % c.cfg.Buckets)
 	}
 	if owner != c.cfg.Name && owner != holder.Name {
 		owner = min(c.cfg.Name, holder.Name)
 	}
-	if owner != c.cfg.Name {
-		c.want.Remove(slot)
+	if owner == c.cfg.Name {
+		return keep
 	}
-	return true
+	return lose
+}
+
+// abandon lets go of slots that this node wants. Those that it has been granted
+// and that are not in its kernel yet are declined: they are the holder's again.
+func (c *Core) abandon(slots hashring.Set) {
+	c.want.RemoveAll(slots)
+	for _, r := range c.sortedRequests() {
+		lost := r.taken.Clone()
+		lost.RetainAll(slots)
+		lost.RemoveAll(r.closed)
+		if lost.Empty() {
+			continue
+		}
+		r.taken.RemoveAll(lost)
+		if p := c.alivePeer(r.to); p != nil {
+			c.send(p, &Message{Cancel: &Cancel{ID: r.id, Slots: lost}})
+			p.released.RemoveAll(lost) // the holder's again, whatever its statement shows
+			c.holdBack(p)
+		}
+		c.dropIfOver(r)
+	}
 }
 
 // mayAsk holds back after a refusal until something has changed at the holder or
@@ -175,15 +210,17 @@ func (c *Core) mayAsk(p *peer) bool {
 	return p.refusedAt == 0 || p.said.Version != p.refusedSaid || c.view.Digest() != p.refusedView
 }
 
-// agreed reports whether every peer that is held alive acts on this node's view,
-// and what it claims is known.
+// agreed reports whether every peer that is held alive acts on this node's view
+// or does not serve, what it claims is known, and it knows that this node acts on
+// this view. The last matters for peers that are about to serve: two nodes that
+// start at once must not both find all buckets free.
 func (c *Core) agreed() bool {
 	for p := range c.likePeers() {
-		if p.said == nil || p.said.Phase.Serving() && p.said.View != c.view.Digest() {
+		if p.said == nil || p.said.Phase.Serving() && p.said.View != c.view.Digest() || p.acked < c.viewSaid {
 			return false
 		}
 	}
-	return true
+	return c.viewSaid > 0
 }
 
 // takeOrphans takes slots that nobody alive claims: in agreement, or when the
@@ -274,21 +311,14 @@ func (c *Core) commitRefused(err error, slots, taking hashring.Set) {
 		c.notice(true, "the kernel refused a change of %d buckets: %v", slots.Count(), err)
 	}
 	c.commitFailed, c.commitAfter = err, c.now+c.cfg.Timing.Retry
-	for _, r := range c.sortedRequests() {
-		lost := r.taken.Clone()
-		lost.RetainAll(taking)
-		lost.RemoveAll(r.closed)
-		if lost.Empty() {
-			continue
-		}
-		r.taken.RemoveAll(lost)
-		c.want.RemoveAll(lost)
-		if p := c.alivePeer(r.to); p != nil {
-			c.send(p, &Message{Cancel: &Cancel{ID: r.id, Slots: lost}})
-			p.refusedAt, p.refusedSaid, p.refusedView = c.now, p.said.Version, c.view.Digest()
-		}
-		c.dropIfOver(r)
+	granted := c.cfg.newSet()
+	for _, r := range c.requests {
+		pending := r.taken.Clone()
+		pending.RemoveAll(r.closed)
+		pending.RetainAll(taking)
+		granted.AddAll(pending)
 	}
+	c.abandon(granted)
 	for _, g := range slices.Clone(c.grants) {
 		kept := g.slots.Clone()
 		kept.RetainAll(slots)

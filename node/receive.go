@@ -84,6 +84,7 @@ func (c *Core) receiveAck(p *peer, a *Ack) {
 		return
 	}
 	p.acked = max(p.acked, min(a.Version, c.said.Version))
+	c.replan = c.replan || c.orphansSince > 0
 	if a.Lost && a.Version < c.said.Version {
 		c.sendStatement(p, nil)
 	}

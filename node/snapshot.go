@@ -3,6 +3,7 @@ package node
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -164,7 +165,7 @@ func (c *Core) problems() []string {
 	}
 	for _, n := range c.sortedPeers() {
 		if !n.alive {
-			add("%s is dead; start it, or let it go with `peervip leave` there", n.Name)
+			add("%s is dead; its buckets have gone to the others until it is started again", n.Name)
 		}
 	}
 	return list
@@ -256,11 +257,17 @@ func (c *Core) Explain(service, bucket int) Explanation {
 	return e
 }
 
-// Statement is what this node says of itself now, whole, for the state exchange.
-func (c *Core) Statement() *Message {
-	if c.said == nil {
-		return nil
+// Exchange is what this node tells in a state exchange: its whole statement, and
+// the wishes that it keeps for others.
+func (c *Core) Exchange() []*Message {
+	var list []*Message
+	if c.said != nil {
+		d := c.said.delta(nil)
+		list = append(list, &Message{From: c.cfg.Incarnation, Delta: &d})
 	}
-	d := c.said.delta(nil)
-	return &Message{From: c.cfg.Incarnation, Delta: &d}
+	for _, name := range slices.Sorted(maps.Keys(c.wishes)) {
+		w := c.wishes[name]
+		list = append(list, &Message{From: c.cfg.Incarnation, Wish: &w})
+	}
+	return list
 }

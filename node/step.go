@@ -19,6 +19,10 @@ type (
 		Obeyed  uint64
 	}
 
+	// SeedsTried: every seed has been tried once, so those that can be reached are
+	// known by now.
+	SeedsTried struct{}
+
 	// PeerAlive: gossip holds the peer alive, newly or in a new incarnation.
 	PeerAlive struct {
 		Incarnation
@@ -77,6 +81,7 @@ type (
 
 func (Tick) event()          {}
 func (Started) event()       {}
+func (SeedsTried) event()    {}
 func (PeerAlive) event()     {}
 func (PeerDead) event()      {}
 func (Received) event()      {}

@@ -1,5 +1,7 @@
 package node
 
+import "github.com/cespare/xxhash/v2"
+
 // Wish is what an operator wants of a node, told to any node. It is kept by
 // every member until the node that it names says that it has dealt with it, so a
 // wish for a node that is down is not lost.
@@ -31,4 +33,11 @@ const (
 type Verdict struct {
 	Stamp   uint64 `json:"stamp"`
 	Refused string `json:"refused,omitempty"`
+}
+
+// nextStamp is a stamp above the last one: a count, and below it a trace of the
+// origin, so that two operators who wish at the same moment on two nodes get
+// different stamps.
+func nextStamp(last uint64, origin string) uint64 {
+	return (last>>16+1)<<16 | xxhash.Sum64String(origin)&0xffff
 }
