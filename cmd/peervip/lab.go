@@ -1,8 +1,6 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -35,11 +33,7 @@ everything when it ends, also by Ctrl-C.`,
 			opts.Binary, opts.Out = binary, cmd.OutOrStdout()
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
 			defer stop()
-			err = lab.Run(ctx, opts)
-			if errors.Is(err, context.Canceled) {
-				return errors.New("interrupted before its end; everything is removed")
-			}
-			return err
+			return lab.Run(ctx, opts)
 		},
 	}
 	flags := cmd.Flags()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -25,6 +26,8 @@ type BrowseConfig struct {
 
 // Visit is one HTTP request on a connection of its own.
 type Visit struct {
+	// Source is the index in Lab.Sources of the client.
+	Source int
 	// Start is when the connection was begun, on the lab's clock.
 	Start time.Duration
 	// Connect is the time of the handshake, Took that of the whole visit.
@@ -104,7 +107,7 @@ func (b *Browsers) run() {
 
 // visit opens one connection from the source, asks for / and reads the answer.
 func (l *Lab) visit(source int, timeout time.Duration) Visit {
-	v := Visit{Start: l.Now()}
+	v := Visit{Source: source, Start: l.Now()}
 	conn, err := dial(l.Client, l.Sources[source], WebPort, timeout)
 	v.Connect = l.Now() - v.Start
 	if err != nil {
@@ -142,6 +145,13 @@ func get(conn *os.File, timeout time.Duration) ([]byte, error) {
 	return io.ReadAll(answer.Body)
 }
 
+// Visits returns a copy of the visits that have ended, in the order of their end.
+func (b *Browsers) Visits() []Visit {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.visits)
+}
+
 // BrowseReport is what became of the connections that were begun in one step.
 type BrowseReport struct {
 	Begun, Failed, Reset, TimedOut int
@@ -158,9 +168,7 @@ type BrowseReport struct {
 // Report says what became of the connections begun in the window, as far as they
 // have ended.
 func (b *Browsers) Report(w Window) BrowseReport {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return reportVisits(b.visits, w)
+	return reportVisits(b.Visits(), w)
 }
 
 func reportVisits(visits []Visit, w Window) BrowseReport {

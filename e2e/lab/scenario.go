@@ -29,6 +29,8 @@ type Options struct {
 // settleLimit is how long any step may take to settle before the scenario fails.
 const settleLimit = 30 * time.Second
 
+var errInterrupted = errors.New("the lab was interrupted before its end")
+
 // Run builds the lab, shows the scenario on opts.Out, and prints its figures. A
 // figure that must not be is an error, as is a step that does not settle. When
 // ctx ends everything is removed, whatever was going on.
@@ -49,6 +51,8 @@ func Run(ctx context.Context, opts Options) (err error) {
 	if err == nil {
 		fmt.Fprintf(opts.Out, "\n%s", figures.Table())
 		err = figures.Verdict()
+	} else if ctx.Err() != nil {
+		err = errInterrupted
 	}
 	if opts.Keep && ctx.Err() == nil {
 		if err != nil {

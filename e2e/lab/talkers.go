@@ -155,10 +155,11 @@ func (s *talker) ask(l *Lab) {
 	binary.BigEndian.PutUint64(s.request[:], uint64(len(s.trace)))
 	s.trace = append(s.trace, Ask{Sent: l.Now()})
 	s.mu.Unlock()
-	// What cannot be sent, for want of a MAC or a route, is asked and not heard:
-	// the client's view. So is ECONNREFUSED, the ICMP error of an earlier one.
-	if errors.Is(s.send(), unix.ECONNREFUSED) {
-		s.send() // it was reported instead of sending
+	// The error may be an earlier datagram's, such as EHOSTUNREACH, reported
+	// instead of sending. What cannot be sent the second time either is asked and
+	// not heard, which is how the client sees it.
+	if s.send() != nil {
+		s.send()
 	}
 }
 

@@ -68,8 +68,7 @@ func TestALabThatCannotBeMadeLeavesNothingBehind(t *testing.T) {
 		}()
 		New(t.Context(), Config{Agent: func(int, *AgentConfig) { panic("in the middle") }})
 	}()
-	mine, _, _ := strings.Cut(UniquePrefix(), "-")
-	if got := named(t, mine+"-"); len(got) != 0 {
+	if got := mine(t); len(got) != 0 {
 		t.Errorf("left behind: %v", got)
 	}
 }

@@ -1,0 +1,245 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/peervip/peervip/e2e/lab"
+)
+
+// binary is the program under test, with the race detector.
+var binary string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "peervip-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	binary = filepath.Join(dir, "peervip")
+	if out, err := exec.Command("go", "build", "-race", "-o", binary, "../cmd/peervip").CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "building peervip: %v\n%s", err, out)
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		os.RemoveAll(dir)
+		os.Exit(code)
+	}))
+}
+
+// patience is how long anything may take: much longer than it should, for the
+// machine may be loaded and the race detector is slow.
+const patience = time.Minute
+
+func patiently(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// build makes a lab whose agents are not started. When a test ends, no agent may
+// have raced or panicked; when it has failed, their logs are printed.
+func build(t *testing.T, nodes int, change ...func(index int, c *lab.AgentConfig)) *lab.Lab {
+	t.Helper()
+	l, err := lab.New(t.Context(), lab.Config{
+		Binary: binary, Nodes: nodes,
+		Agent: func(i int, c *lab.AgentConfig) {
+			for _, f := range change {
+				f(i, c)
+			}
+		},
+	})
+	must(t, err)
+	t.Cleanup(func() {
+		for _, n := range l.Nodes {
+			log := n.Log()
+			for _, bad := range []string{"DATA RACE", "panic:", "fatal error:"} {
+				if strings.Contains(log, bad) {
+					t.Errorf("%s: %s", n.Name, bad)
+				}
+			}
+			if t.Failed() {
+				t.Logf("log of %s:\n%s", n.Name, log)
+			}
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+// cluster makes a lab whose agents run and have settled.
+func cluster(t *testing.T, nodes int, change ...func(index int, c *lab.AgentConfig)) *lab.Lab {
+	t.Helper()
+	l := build(t, nodes, change...)
+	start(t, l.Nodes...)
+	settle(t, l, l.Nodes...)
+	return l
+}
+
+func start(t *testing.T, nodes ...*lab.Node) {
+	t.Helper()
+	for _, n := range nodes {
+		must(t, n.Start())
+	}
+}
+
+// settle waits until the serving nodes share everything, and nobody else serves.
+func settle(t *testing.T, l *lab.Lab, serving ...*lab.Node) lab.Status {
+	t.Helper()
+	s, err := l.WaitSettled(patiently(t), serving...)
+	must(t, err)
+	return s
+}
+
+// run runs a peervip command on the node, which must succeed.
+func run(t *testing.T, n *lab.Node, command string, args ...string) string {
+	t.Helper()
+	out, err := n.Peervip(patiently(t), command, args...)
+	must(t, err)
+	return out
+}
+
+// refused runs a peervip command that must fail with one line that holds the words.
+func refused(t *testing.T, words string, n *lab.Node, command string, args ...string) {
+	t.Helper()
+	_, err := n.Peervip(patiently(t), command, args...)
+	var failed *lab.CommandError
+	if !errors.As(err, &failed) {
+		t.Fatalf("peervip %s %v: %v, want a refusal", command, args, err)
+	}
+	if !strings.Contains(failed.Stderr, words) || strings.Contains(failed.Stderr, "\n") {
+		t.Errorf("peervip %s %v says %q, want one line with %q", command, args, failed.Stderr, words)
+	}
+}
+
+// eventually waits until check says nil.
+func eventually(t *testing.T, check func() error) {
+	t.Helper()
+	must(t, lab.Poll(patiently(t), check))
+}
+
+// audience is what watches the VIP from the client host during a test.
+type audience struct {
+	*lab.Talkers
+	l *lab.Lab
+}
+
+// listen lets all sources talk. Whatever happens later in the test, no datagram
+// may be answered twice.
+func listen(t *testing.T, l *lab.Lab) audience {
+	t.Helper()
+	talkers, err := l.Talk(lab.TalkConfig{})
+	must(t, err)
+	from := l.Now()
+	t.Cleanup(func() {
+		talkers.Stop()
+		if r := talkers.Report(lab.Window{From: from, To: l.Now()}, nil); r.Twice > 0 {
+			t.Errorf("%d datagrams answered twice, first and again by: %v", r.Twice, r.Doubles)
+		}
+	})
+	return audience{talkers, l}
+}
+
+// allServed waits until every source is answered, and returns by whom.
+func (a audience) allServed(t *testing.T) []lab.NodeID {
+	t.Helper()
+	from := a.l.Now()
+	by := make([]lab.NodeID, len(a.l.Sources))
+	eventually(t, func() error {
+		for i, trace := range a.Traces() {
+			answered := false
+			for _, ask := range trace {
+				if ask.Sent >= from && ask.By != 0 {
+					by[i], answered = ask.By, true
+				}
+			}
+			if !answered {
+				return fmt.Errorf("client %s is not answered", a.l.Sources[i])
+			}
+		}
+		return nil
+	})
+	return by
+}
+
+// quiet lets nothing happen for a moment, in which no client may lose anything.
+func (a audience) quiet(t *testing.T) {
+	t.Helper()
+	from := a.l.Now()
+	time.Sleep(time.Second)
+	w := lab.Window{From: from, To: a.l.Now()}
+	time.Sleep(300 * time.Millisecond) // until what was under way is answered or lost
+	if r := a.Report(w, nil); r.Lost > 0 || r.Sent == 0 {
+		t.Errorf("while nothing happened, %d of %d datagrams were lost", r.Lost, r.Sent)
+	}
+}
+
+// unmoved checks that the sources that kept their node lost nothing since the
+// time, and returns how many changed it.
+func (a audience) unmoved(t *testing.T, since time.Duration, before, after []lab.NodeID) int {
+	t.Helper()
+	w := lab.Window{From: since, To: a.l.Now()}
+	time.Sleep(300 * time.Millisecond)
+	moved := 0
+	for i, trace := range a.Traces() {
+		if before[i] != after[i] {
+			moved++
+			continue
+		}
+		lost := 0
+		for _, ask := range trace {
+			if ask.Sent >= w.From && ask.Sent < w.To && ask.By == 0 {
+				lost++
+			}
+		}
+		if lost > 0 {
+			t.Errorf("client %s stayed with node-%d and lost %d datagrams", a.l.Sources[i], before[i], lost)
+		}
+	}
+	return moved
+}
+
+// count is how many sources the node serves.
+func count(by []lab.NodeID, n *lab.Node) int {
+	c := 0
+	for _, id := range by {
+		if id == n.ID() {
+			c++
+		}
+	}
+	return c
+}
+
+// nothingLeft checks that a node whose agent stopped cleanly has nothing of it
+// left in its kernel.
+func nothingLeft(t *testing.T, n *lab.Node) {
+	t.Helper()
+	for _, cmd := range [][]string{
+		{"nft", "list", "ruleset"},
+		{"ip", "address", "show", "to", lab.VIP.String()},
+	} {
+		out, err := n.NS.Run(cmd[0], cmd[1:]...)
+		must(t, err)
+		if out != "" {
+			t.Errorf("%s: %v after a clean stop: %s", n.Name, cmd, out)
+		}
+	}
+}
