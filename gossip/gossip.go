@@ -198,13 +198,13 @@ func (g *Gossip) memberlistConfig() (*memberlist.Config, error) {
 // until ctx ends, which is no error, or Leave or Close is called. It closes
 // gossip, so the others notice a death unless Leave came first.
 func (g *Gossip) Run(ctx context.Context) error {
+	// A round of joins may take seconds; closing ends it.
+	stop := context.AfterFunc(ctx, func() { g.stop.Do(g.shutdown) })
+	defer stop()
 	for {
 		g.rejoin()
 		wait := time.NewTimer(g.rejoinPeriod())
 		select {
-		case <-ctx.Done():
-			wait.Stop()
-			return g.Close()
 		case <-g.ctx.Done():
 			wait.Stop()
 			return g.Close()
@@ -240,7 +240,7 @@ func (g *Gossip) Members() []Member { return g.table.members() }
 func (g *Gossip) Known() []Peer { return g.table.known() }
 
 // Leave sends what is queued, says goodbye, so that the others see Dead with
-// Left, and closes. It takes about 100 ms, and never much more than 2 s or until
+// Left, and closes. It takes some tens of milliseconds, and never much more than 2 s or until
 // ctx ends; the error says that somebody may take the leave for a death.
 func (g *Gossip) Leave(ctx context.Context) error {
 	err := g.goodbye(ctx)

@@ -16,10 +16,12 @@ import (
 )
 
 // Socket buffers of the UDP socket, in bytes. The kernel counts a datagram that
-// waits for ARP against the sender's buffer, so with the usual 208 KiB two
-// neighbours that have gone silent fill it, and probes to all others wait.
+// waits for ARP against its sender's buffer, up to 208 KiB for each neighbour
+// (net.ipv4.neigh.default.unres_qlen_bytes) and 3 s long. With the usual buffer of
+// 208 KiB two neighbours that have gone silent fill it, and the probes of all
+// others wait. The kernel doubles the value: enough for 64 neighbours.
 const (
-	sendBuffer    = 4 << 20
+	sendBuffer    = 8 << 20
 	receiveBuffer = 2 << 20
 )
 
@@ -44,7 +46,7 @@ type transport struct {
 
 	ctx    context.Context // ends with Shutdown, and the dials with it
 	cancel context.CancelFunc
-	loops  sync.WaitGroup
+	busy   sync.WaitGroup // the loops and the dials
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}
@@ -73,8 +75,8 @@ func listen(bind netip.AddrPort, dial dialFunc, log *limitedLog) (*transport, er
 		ctx:     ctx, cancel: cancel,
 		conns: make(map[*conn]struct{}),
 	}
-	t.loops.Go(t.readPackets)
-	t.loops.Go(t.accept)
+	t.busy.Go(t.readPackets)
+	t.busy.Go(t.accept)
 	return t, nil
 }
 
@@ -144,6 +146,15 @@ func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, e
 // be done within another timeout; memberlist sets no deadline of its own
 // before it writes a message.
 func (t *transport) DialAddressTimeout(to memberlist.Address, timeout time.Duration) (net.Conn, error) {
+	t.mu.Lock()
+	if t.conns == nil {
+		t.mu.Unlock()
+		return nil, net.ErrClosed
+	}
+	t.busy.Add(1)
+	t.mu.Unlock()
+	defer t.busy.Done()
+
 	d := &net.Dialer{Timeout: timeout, LocalAddr: &net.TCPAddr{IP: t.bind.Addr().AsSlice(), Zone: t.bind.Addr().Zone()}}
 	c, err := t.dial(t.ctx, d, to.Addr)
 	if err != nil {
@@ -160,7 +171,7 @@ func (t *transport) DialAddressTimeout(to memberlist.Address, timeout time.Durat
 }
 
 // Shutdown closes the sockets and every open connection, and waits for the
-// loops. A second call does nothing.
+// loops and dials to end. A second call does nothing.
 func (t *transport) Shutdown() error {
 	t.mu.Lock()
 	open := t.conns
@@ -174,7 +185,7 @@ func (t *transport) Shutdown() error {
 	for c := range open {
 		err = errors.Join(err, c.Conn.Close())
 	}
-	t.loops.Wait()
+	t.busy.Wait()
 	return err
 }
 
