@@ -1,0 +1,121 @@
+package agent
+
+import (
+	"fmt"
+
+	"github.com/peervip/peervip/nft"
+	"github.com/peervip/peervip/node"
+	"github.com/peervip/peervip/node/health"
+)
+
+// Status is what `peervip status -o json` prints: a contract with those who
+// script against it. Fields may be added.
+type Status struct {
+	Cluster string `json:"cluster"`
+	Node    string `json:"node"`
+	Version string `json:"version"`
+	Phase   string `json:"phase"`
+	// View is the digest of the view, Agreed whether all alive nodes share it.
+	View   string `json:"view"`
+	Agreed bool   `json:"agreed"`
+	// Lease is "none" as long as there are no leases.
+	Lease    string            `json:"lease"`
+	VIPs     []string          `json:"vips"`
+	MAC      string            `json:"mac"`
+	Uptime   float64           `json:"uptime_seconds"`
+	Nodes    []NodeStatus      `json:"nodes"`
+	Services []ServiceStatus   `json:"services"`
+	Health   []HealthStatus    `json:"health"`
+	Counters map[string]uint64 `json:"counters"`
+	Problems []string          `json:"problems"`
+}
+
+// NodeStatus is one node as the answering agent sees it.
+type NodeStatus struct {
+	Name     string                       `json:"name"`
+	Address  string                       `json:"address"`
+	Phase    string                       `json:"phase"`
+	Alive    bool                         `json:"alive"`
+	Weight   int                          `json:"weight"`
+	Services map[string]NodeServiceStatus `json:"services"`
+	// Wish is what the node has still to be told when it comes back, or empty.
+	Wish string `json:"wish,omitempty"`
+}
+
+// NodeServiceStatus is a node's part in one service: buckets by state, and flows.
+type NodeServiceStatus struct {
+	Healthy bool `json:"healthy"`
+	Own     int  `json:"own"`
+	Adopt   int  `json:"adopt"`
+	Linger  int  `json:"linger"`
+	Flows   int  `json:"flows"`
+}
+
+// ServiceStatus says whether each bucket of a service has one owner.
+type ServiceStatus struct {
+	Name         string `json:"name"`
+	Buckets      int    `json:"buckets"`
+	Unclaimed    int    `json:"unclaimed"`
+	ClaimedTwice int    `json:"claimed_twice"`
+}
+
+// HealthStatus is one health check of this node.
+type HealthStatus struct {
+	Service string `json:"service"`
+	health.Result
+}
+
+// statusOf makes the status of a snapshot; the caller adds what it knows besides.
+func (c *Config) statusOf(s node.Snapshot) Status {
+	status := Status{
+		Cluster: c.Cluster, Node: c.Name, Phase: s.Phase.String(),
+		View: fmt.Sprintf("%016x", s.View), Agreed: s.Agreed, Lease: "none",
+		Counters: map[string]uint64{}, Problems: []string{}, Health: []HealthStatus{},
+	}
+	for _, vip := range c.Spec.VIPs {
+		status.VIPs = append(status.VIPs, vip.String())
+	}
+	for _, n := range s.Nodes {
+		one := NodeStatus{
+			Name: n.Name, Address: n.Address, Phase: n.Phase.String(), Alive: n.Alive,
+			Weight: n.Weight * 10, Wish: string(n.Wish), Services: map[string]NodeServiceStatus{},
+		}
+		for i, svc := range n.Services {
+			one.Services[c.Spec.Services[i].Name] = NodeServiceStatus{
+				Healthy: svc.Healthy, Own: svc.Own, Flows: svc.Flows,
+			}
+		}
+		status.Nodes = append(status.Nodes, one)
+	}
+	for _, svc := range s.Services {
+		status.Services = append(status.Services, ServiceStatus{
+			Name: svc.Name, Buckets: svc.Buckets, Unclaimed: svc.Unclaimed, ClaimedTwice: svc.ClaimedTwice,
+		})
+	}
+	status.Problems = append(status.Problems, s.Problems...)
+	return status
+}
+
+// count adds the kernel's counters.
+func (s *Status) count(c nft.Counters) {
+	s.Counters["accepted_packets"] = c.Accepted().Packets
+	s.Counters["dropped_packets"] = c.Dropped().Packets
+	s.Counters["icmp_error_packets"] = c.ICMPErrors.Packets
+	s.Counters["fragment_packets"] = c.Fragments.Packets
+	s.Counters["fragment_dropped_packets"] = c.FragmentsDropped.Packets
+	s.Counters["foreign_mac_packets"] = c.ForeignMAC.Packets
+	s.Counters["guard_dropped_packets"] = c.GuardUnmarked.Packets + c.GuardForwarded.Packets
+}
+
+// Explanation is what `peervip explain -o json` prints about one client.
+type Explanation struct {
+	Client  string   `json:"client"`
+	Service string   `json:"service"`
+	Bucket  int      `json:"bucket"`
+	Buckets int      `json:"buckets"`
+	Owner   string   `json:"owner"`   // by the placement; empty: nobody should have it
+	Holders []string `json:"holders"` // who claims it now
+	State   string   `json:"state"`   // in the answering node's kernel
+	Node    string   `json:"node"`    // that answers
+	Why     string   `json:"why"`
+}

@@ -1,0 +1,96 @@
+package agent
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+
+	"github.com/peervip/peervip/gossip"
+	"github.com/peervip/peervip/node"
+)
+
+// meta is what a node announces with its membership. It must fit gossip.MaxMeta.
+type meta struct {
+	FormatMin    int    `json:"fmin"`
+	FormatMax    int    `json:"fmax"`
+	Nonce        uint64 `json:"nonce"`
+	BeaconPort   uint16 `json:"beacon"`
+	SpecRevision int    `json:"rev"`
+	SpecDigest   string `json:"spec"`
+}
+
+func (c Config) meta(nonce uint64) meta {
+	return meta{
+		FormatMin: node.FormatMin, FormatMax: node.FormatMax, Nonce: nonce, BeaconPort: c.BeaconPort,
+		SpecRevision: c.Spec.Revision, SpecDigest: c.Spec.Digest(),
+	}
+}
+
+func (m meta) encode() []byte {
+	b, err := json.Marshal(m)
+	if err != nil {
+		panic(fmt.Sprintf("encoding metadata of our own: %v", err))
+	}
+	return b
+}
+
+// peerAlive turns a member's metadata into the core's event.
+func peerAlive(m gossip.Member) (node.PeerAlive, error) {
+	var said meta
+	if err := json.Unmarshal(m.Meta, &said); err != nil {
+		return node.PeerAlive{}, fmt.Errorf("reading the metadata of %s: %w", m.Name, err)
+	}
+	if said.FormatMax < node.FormatMin || said.FormatMin > node.FormatMax {
+		return node.PeerAlive{}, fmt.Errorf("%s speaks formats %d to %d, this program %d to %d: run versions that are nearer to each other",
+			m.Name, said.FormatMin, said.FormatMax, node.FormatMin, node.FormatMax)
+	}
+	digest, err := parseDigest(said.SpecDigest)
+	if err != nil {
+		return node.PeerAlive{}, fmt.Errorf("reading the metadata of %s: %w", m.Name, err)
+	}
+	return node.PeerAlive{
+		Incarnation: node.Incarnation{Name: m.Name, Nonce: said.Nonce}, Address: m.Addr.Addr().String(),
+		SpecRevision: said.SpecRevision, SpecDigest: digest,
+	}, nil
+}
+
+func parseDigest(text string) (uint64, error) {
+	digest, err := strconv.ParseUint(text, 16, 64)
+	if err != nil {
+		return 0, fmt.Errorf("spec digest %q: %w", text, err)
+	}
+	return digest, nil
+}
+
+// exchange is what two nodes tell each other whole, at the join and now and then.
+type exchange struct {
+	Name     string            `json:"name"`
+	Spec     Spec              `json:"spec"`
+	Messages []json.RawMessage `json:"messages"`
+}
+
+func encodeExchange(name string, spec Spec, messages []*node.Message) []byte {
+	x := exchange{Name: name, Spec: spec}
+	for _, m := range messages {
+		x.Messages = append(x.Messages, m.Encode())
+	}
+	b, err := json.Marshal(x)
+	if err != nil {
+		panic(fmt.Sprintf("encoding a state exchange of our own: %v", err))
+	}
+	return b
+}
+
+func decodeExchange(b []byte) (x exchange, messages []*node.Message, err error) {
+	if err := json.Unmarshal(b, &x); err != nil {
+		return x, nil, fmt.Errorf("decoding a state exchange: %w", err)
+	}
+	for _, raw := range x.Messages {
+		m, err := node.Decode(raw)
+		if err != nil {
+			return x, nil, err
+		}
+		messages = append(messages, m)
+	}
+	return x, messages, nil
+}
