@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -23,8 +24,12 @@ import (
 const (
 	// goodbyeTimeout bounds the leave of the gossip.
 	goodbyeTimeout = 3 * time.Second
-	// countPeriod is how often flows are counted, and a silent wire is looked at.
-	countPeriod = time.Second
+	// lookPeriod is how often the evidence that the wire forwards is looked at, and
+	// flows are counted while somebody waits for them to end.
+	lookPeriod = time.Second
+	// restingLooks is how many looks pass between two counts of flows otherwise: to
+	// list flows the kernel walks its whole table, 10 ms of a core for 262144 slots.
+	restingLooks = 10
 )
 
 // Options is what a process gives to Run besides the configuration.
@@ -251,19 +256,23 @@ func (a *agent) observe(ctx context.Context) error {
 		a.loop.post(node.SeedsTried{})
 	}
 	a.wire.Ask(a.seedAddrs(ctx))
-	tick := time.NewTicker(countPeriod)
+	tick := time.NewTicker(lookPeriod)
 	defer tick.Stop()
+	var draining atomic.Bool
 	failing := false
-	for {
-		counts, err := a.countFlows()
-		if err != nil && !failing {
-			a.opts.Log.Warn("flows cannot be counted; status shows none", "error", err)
+	for look := 0; ; look++ {
+		if look%restingLooks == 0 || draining.Load() {
+			counts, err := a.countFlows()
+			if err != nil && !failing {
+				a.opts.Log.Warn("flows cannot be counted; status shows none", "error", err)
+			}
+			failing = err != nil
+			a.loop.post(node.FlowsCounted{Counts: counts})
 		}
-		failing = err != nil
 		heard := a.wire.Heard()
 		a.loop.queue.put(func() {
 			a.loop.linkChanged(a.loop.link, heard)
-			a.loop.step(node.FlowsCounted{Counts: counts})
+			draining.Store(a.loop.core.Snapshot().Phase == node.Draining)
 		})
 		select {
 		case <-ctx.Done():
