@@ -226,7 +226,7 @@ func TestKeysDoNotPrint(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, printed := range []string{fmt.Sprint(c), fmt.Sprintf("%v", c), fmt.Sprintf("%+v", c), fmt.Sprintf("%s", c.Keys), string(text)} {
+	for _, printed := range []string{fmt.Sprint(c), fmt.Sprintf("%v", c), fmt.Sprintf("%+v", c), fmt.Sprint(c.Keys), string(text)} {
 		if strings.Contains(printed, "83 83") || strings.Contains(printed, "SSSS") || strings.Contains(printed, "U1NT") {
 			t.Errorf("the key is in %s", printed)
 		}
