@@ -155,6 +155,12 @@ func (f arpFrame) claims(vips []netip.Addr, cluster hwAddr) bool {
 	return f.senderMAC != cluster && slices.Contains(vips, f.senderIP)
 }
 
+// isAnswerTo says whether the frame is another host's reply to a request of ours.
+// Replies to others, and those that nobody asked for, prove one direction only.
+func (f arpFrame) isAnswerTo(own hwAddr) bool {
+	return f.operation == layers.ARPReply && f.dst == own && f.src != own && f.senderMAC != own
+}
+
 // snapLength is how much of a frame is read; an ARP frame has 42 bytes.
 const snapLength = 128
 

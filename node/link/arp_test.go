@@ -130,6 +130,32 @@ func TestClaims(t *testing.T) {
 	}
 }
 
+func TestIsAnswerTo(t *testing.T) {
+	reply := arpFrame{dst: ownMAC, src: clientMAC, operation: layers.ARPReply, senderMAC: clientMAC, senderIP: client}
+	with := func(f func(*arpFrame)) arpFrame {
+		r := reply
+		f(&r)
+		return r
+	}
+	for _, c := range []struct {
+		name  string
+		frame arpFrame
+		want  bool
+	}{
+		{"a client's reply", reply, true},
+		{"a peer's reply for the VIP", with(func(f *arpFrame) { f.src, f.senderMAC, f.senderIP = peerMAC, sharedMAC, vip }), true},
+		{"a reply to somebody else, flooded", with(func(f *arpFrame) { f.dst = peerMAC }), false},
+		{"a broadcast reply", with(func(f *arpFrame) { f.dst = broadcast }), false},
+		{"a request", with(func(f *arpFrame) { f.operation = layers.ARPRequest }), false},
+		{"a frame of our own", with(func(f *arpFrame) { f.src = ownMAC }), false},
+		{"a frame in our name", with(func(f *arpFrame) { f.senderMAC = ownMAC }), false},
+	} {
+		if got := c.frame.isAnswerTo(ownMAC); got != c.want {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
 func drawMAC(t *rapid.T, label string) hwAddr {
 	return rapid.OneOf(
 		rapid.SampledFrom([]hwAddr{ownMAC, sharedMAC, clientMAC, broadcast, {}}),

@@ -306,9 +306,7 @@ func (m *membership) ensure(index int) (bool, error) {
 	return true, nil
 }
 
-// join opens a socket that gets no packets and holds the membership: of the IGMP
-// group, so that switches learn of it, or else of the bare MAC in the interface's
-// filter (packet(7)).
+// join opens a socket that gets no packets and holds the membership.
 func (m *membership) join(index int) (int, error) {
 	family, kind := unix.AF_PACKET, unix.SOCK_RAW
 	if m.mac.group.IsValid() {
@@ -318,30 +316,50 @@ func (m *membership) join(index int) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("opening a socket: %w", err)
 	}
-	if m.mac.group.IsValid() {
-		request := unix.IPMreqn{Multiaddr: m.mac.group.As4(), Ifindex: int32(index)}
-		err = unix.SetsockoptIPMreqn(socket, unix.IPPROTO_IP, unix.IP_ADD_MEMBERSHIP, &request)
-	} else {
-		request := unix.PacketMreq{Ifindex: int32(index), Type: unix.PACKET_MR_UNICAST, Alen: uint16(len(m.mac.addr))}
-		if m.mac.Multicast() {
-			request.Type = unix.PACKET_MR_MULTICAST
-		}
-		copy(request.Address[:], m.mac.addr[:])
-		err = unix.SetsockoptPacketMreq(socket, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &request)
-	}
-	if err != nil {
+	if err := m.set(socket, index, true); err != nil {
 		return 0, errors.Join(err, unix.Close(socket))
 	}
 	return socket, nil
+}
+
+// set joins or leaves: the IGMP group, so that switches learn of it, or else the
+// bare MAC in the interface's filter (packet(7)).
+func (m *membership) set(socket, index int, member bool) error {
+	if m.mac.group.IsValid() {
+		option := unix.IP_DROP_MEMBERSHIP
+		if member {
+			option = unix.IP_ADD_MEMBERSHIP
+		}
+		return unix.SetsockoptIPMreqn(socket, unix.IPPROTO_IP, option,
+			&unix.IPMreqn{Multiaddr: m.mac.group.As4(), Ifindex: int32(index)})
+	}
+	option := unix.PACKET_DROP_MEMBERSHIP
+	if member {
+		option = unix.PACKET_ADD_MEMBERSHIP
+	}
+	request := unix.PacketMreq{Ifindex: int32(index), Type: unix.PACKET_MR_UNICAST, Alen: uint16(len(m.mac.addr))}
+	if m.mac.Multicast() {
+		request.Type = unix.PACKET_MR_MULTICAST
+	}
+	copy(request.Address[:], m.mac.addr[:])
+	return unix.SetsockoptPacketMreq(socket, unix.SOL_PACKET, option, &request)
 }
 
 func (m *membership) release() error {
 	if m.index == 0 {
 		return nil
 	}
+	// Closing alone is not enough: a child that is being started holds a copy of the
+	// socket until it executes its program, and would take with it, then, the
+	// membership of an interface that has come back with the same index.
+	err := m.set(m.socket, m.index, false)
+	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EADDRNOTAVAIL) {
+		err = nil // the interface has gone, and the membership with it
+	}
+	err = errors.Join(err, unix.Close(m.socket))
 	m.index = 0
-	if err := unix.Close(m.socket); err != nil {
-		return fmt.Errorf("closing the socket of the %s: %w", m, err)
+	if err != nil {
+		return fmt.Errorf("leaving: %s: %w", m, err)
 	}
 	return nil
 }

@@ -1,13 +1,16 @@
 package link
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -17,9 +20,10 @@ type device struct {
 	index    int
 	mac      hwAddr
 	ethernet bool
-	up       bool // set up by the operator: IFF_UP
-	carrier  bool // IFF_LOWER_UP
-	running  bool // operational, RFC 2863: IFF_RUNNING; not while 802.1X is unfinished
+	up       bool   // set up by the operator: IFF_UP
+	carrier  bool   // IFF_LOWER_UP
+	running  bool   // operational, RFC 2863: IFF_RUNNING; not while 802.1X is unfinished
+	losses   uint32 // how often the carrier was lost since the interface was made
 }
 
 // hostAddress is one IPv4 address of the host.
@@ -50,26 +54,41 @@ func (a hostAddress) device() string {
 	return i.Name
 }
 
+// readDevice asks for the interface by itself: the library's link has no count of
+// carrier losses.
 func readDevice(name string) (device, error) {
-	if name == "" {
+	if name == "" || len(name) >= unix.IFNAMSIZ {
+		return device{}, nil // no interface is called that
+	}
+	request := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_ACK)
+	request.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	request.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	messages, err := request.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+	if errors.Is(err, unix.ENODEV) {
 		return device{}, nil
 	}
-	found, err := netlink.LinkByName(name)
-	if errors.As(err, new(netlink.LinkNotFoundError)) {
-		return device{}, nil
+	if err == nil && (len(messages) != 1 || len(messages[0]) < unix.SizeofIfInfomsg) {
+		err = fmt.Errorf("the kernel's answer has %d messages", len(messages))
+	}
+	var attributes map[uint16]syscall.NetlinkRouteAttr
+	if err == nil {
+		attributes, err = nl.ParseRouteAttrAsMap(messages[0][unix.SizeofIfInfomsg:])
 	}
 	if err != nil {
 		return device{}, fmt.Errorf("reading interface %s: %w", name, err)
 	}
-	attrs := found.Attrs()
+	info := nl.DeserializeIfInfomsg(messages[0])
 	d := device{
-		found: true, index: attrs.Index,
-		up:      attrs.RawFlags&unix.IFF_UP != 0,
-		carrier: attrs.RawFlags&unix.IFF_LOWER_UP != 0,
-		running: attrs.RawFlags&unix.IFF_RUNNING != 0,
+		found: true, index: int(info.Index),
+		up:      info.Flags&unix.IFF_UP != 0,
+		carrier: info.Flags&unix.IFF_LOWER_UP != 0,
+		running: info.Flags&unix.IFF_RUNNING != 0,
 	}
-	if attrs.EncapType == "ether" && len(attrs.HardwareAddr) == len(d.mac) {
-		d.ethernet, d.mac = true, hwAddr(attrs.HardwareAddr)
+	if mac := attributes[unix.IFLA_ADDRESS].Value; info.Type == unix.ARPHRD_ETHER && len(mac) == len(d.mac) {
+		d.ethernet, d.mac = true, hwAddr(mac)
+	}
+	if count := attributes[unix.IFLA_CARRIER_DOWN_COUNT].Value; len(count) == 4 {
+		d.losses = binary.NativeEndian.Uint32(count)
 	}
 	return d, nil
 }
@@ -117,6 +136,13 @@ func newSight(config Config, device device, addresses []hostAddress) sight {
 		}
 	}
 	return s
+}
+
+// carrierKept says whether the carrier was there all the time since an earlier
+// look. One that is back before anybody looks has been lost all the same: a switch
+// port starts to learn anew.
+func (s sight) carrierKept(before *sight) bool {
+	return s.working() && before.working() && s.index == before.index && s.losses == before.losses
 }
 
 // working says whether frames can come and go.

@@ -62,8 +62,7 @@ type Link struct {
 	asking  atomic.Pointer[[]netip.Addr] // nil until Ask
 	heard   atomic.Bool
 	fresh   atomic.Bool   // Up was called: gratuitous ARP is due
-	lost    atomic.Bool   // the carrier was gone since the last look
-	deleted atomic.Bool   // the interface was
+	deleted atomic.Bool   // the interface was away since the last look
 	kick    chan struct{} // asks Run for a look now
 }
 

@@ -1,10 +1,14 @@
 package link
 
 import (
+	"log/slog"
 	"net"
 	"net/netip"
 	"os/exec"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -178,6 +182,25 @@ func TestKernelNeverAnswersForTheVIP(t *testing.T) {
 	})
 }
 
+// The values of arp_ignore that Up leaves alone are those under which the kernel
+// is silent about the VIP, and no others.
+func TestValuesOfArpIgnoreThatWillDo(t *testing.T) {
+	s := newSegment(t)
+	node, user := s.join("n", "192.0.2.11/24"), s.join("c", "192.0.2.1/24")
+	node.ip("addr add 192.0.2.100/32 dev lo scope host")
+	user.ip("neigh add 192.0.2.11 lladdr " + node.mac("eth0").String() + " dev eth0 nud permanent")
+	enough := newHolds(Config{Interface: "eth0"})[0].(*sysctl).enough
+	for value := range 10 {
+		node.setSysctl("all/arp_ignore", strconv.Itoa(value))
+		heard := captureARP(user, "eth0")
+		inject(user, "eth0", request(user.mac("eth0"), client, vip))
+		user.run("ping", "-c1", "-W10", "192.0.2.11") // answered after the request before it
+		if silent, want := len(heard.replies(vip)) == 0, slices.Contains(enough, value); silent != want {
+			t.Errorf("arp_ignore=%d: the kernel is silent %v, we hold it for %v", value, silent, want)
+		}
+	}
+}
+
 // The kernel asks for a neighbour in the name of a socket bound to the VIP:
 // without arp_announce=2 the request would name the VIP with the NIC's MAC.
 func TestKernelNeverAsksInTheVIPsName(t *testing.T) {
@@ -256,86 +279,39 @@ func TestGratuitousARPAtTheStartAndAgain(t *testing.T) {
 	eventually(t, "gratuitous ARP again and again", func() bool { return len(heard.about(vip)) > 5 })
 }
 
-func TestEvidenceThatTheWireForwards(t *testing.T) {
+// Another host that claims the VIP while we serve is a line in the log.
+func TestConflictWhileServingIsLogged(t *testing.T) {
 	s := newSegment(t)
-	node, user := s.join("n", "192.0.2.11/24"), s.join("c", "192.0.2.1/24")
-	asked := captureARP(user, "eth0")
-	evidence := func(t *testing.T, isolated bool, route string, targets ...netip.Addr) {
-		if isolated { // a port that has a carrier and forwards nothing
-			s.ip("link set p1 nomaster")
-			defer s.ip("link set p1 master br0")
-		}
-		if route != "" {
-			node.ip("route add " + route)
-			defer node.ip("route del " + route)
-		}
-		l := mustOpen(node, nil)
-		l.lookEvery = 20 * time.Millisecond
-		before := len(asked.about(l.Address()))
-		seen, stop := run(node, l)
-		defer stop()
-		seen.await(t, "")
-		l.Ask(targets)
-		if !isolated {
-			eventually(t, "an answer", l.Heard)
-			return
-		}
-		time.Sleep(20 * l.lookEvery) // time for many requests
-		if l.Heard() {
-			t.Error("an answer was heard on an isolated port")
-		}
-		if got := len(asked.about(l.Address())); got != before {
-			t.Errorf("the port was to be isolated, but %d requests came through", got-before)
-		}
-		s.ip("link set p1 master br0")
-		eventually(t, "an answer when the wire forwards", l.Heard)
+	node, other := s.join("n", "192.0.2.11/24"), s.join("o", "192.0.2.1/24")
+	log := &recorder{}
+	serve(node, mustOpen(node, func(c *Config) { c.Log = slog.New(slog.NewTextHandler(log, nil)) }))
+	for range 10 {
+		inject(other, "eth0", request(other.mac("eth0"), vip, vip))
 	}
-	t.Run("a seed answers", func(t *testing.T) { evidence(t, false, "", netip.MustParseAddr("192.0.2.77"), client) })
-	t.Run("the gateway answers", func(t *testing.T) { evidence(t, false, "default via 192.0.2.1") })
-	t.Run("one of several gateways answers", func(t *testing.T) {
-		evidence(t, false, "default nexthop via 192.0.2.78 dev eth0 nexthop via 192.0.2.1 dev eth0")
-	})
-	t.Run("isolated port", func(t *testing.T) { evidence(t, true, "", client) })
-	t.Run("nobody asked", func(t *testing.T) {
-		l := mustOpen(node, nil)
-		l.lookEvery = 10 * time.Millisecond
-		seen, stop := run(node, l)
-		defer stop()
-		seen.await(t, "")
-		before := len(asked.about(l.Address()))
-		time.Sleep(20 * l.lookEvery)
-		if l.Heard() || len(asked.about(l.Address())) != before {
-			t.Error("requests were sent though nobody asked for evidence")
-		}
-	})
-	t.Run("own addresses prove nothing", func(t *testing.T) {
-		l := mustOpen(node, nil)
-		l.lookEvery = 10 * time.Millisecond
-		seen, stop := run(node, l)
-		defer stop()
-		seen.await(t, "")
-		l.Ask(append(addrs("2001:db8::1"), l.Address(), vip))
-		time.Sleep(20 * l.lookEvery)
-		if l.Heard() {
-			t.Error("heard")
-		}
-	})
+	eventually(t, "a warning", func() bool { return log.count("level=WARN") > 0 })
+	line := "VIP 192.0.2.100 is in use by the host with MAC " + other.mac("eth0").String()
+	if log.count(line) != 1 || log.count("\n") != 1 {
+		t.Errorf("the log says %q, want one line with %q", log.text, line)
+	}
 }
 
-func TestHeardIsForgottenWithTheCarrier(t *testing.T) {
-	s := newSegment(t)
-	node := s.join("n", "192.0.2.11/24")
-	s.join("c", "192.0.2.1/24")
-	l := mustOpen(node, nil)
-	l.lookEvery = 20 * time.Millisecond
-	seen, _ := run(node, l)
-	seen.await(t, "")
-	l.Ask([]netip.Addr{client})
-	eventually(t, "an answer", l.Heard)
-	s.ip("link set p1 down")
-	eventually(t, "the answer is forgotten", func() bool { return !l.Heard() })
-	s.ip("link set p1 up")
-	eventually(t, "an answer after the carrier is back", l.Heard)
+// recorder is a log to look into.
+type recorder struct {
+	mu   sync.Mutex
+	text string
+}
+
+func (r *recorder) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.text += string(p)
+	return len(p), nil
+}
+
+func (r *recorder) count(part string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return strings.Count(r.text, part)
 }
 
 func TestConflictsAreLoggedOnceAMinuteAndMAC(t *testing.T) {

@@ -124,20 +124,18 @@ func (w *watch) loop(ctx context.Context) {
 func (w *watch) look() {
 	w.report("listening for changes, looking each second meanwhile", w.hear())
 	// Taken before the state is read, or what happens between the two would be forgotten.
-	lost, deleted := w.lost.Swap(false), w.deleted.Swap(false)
+	deleted := w.deleted.Swap(false)
 	before := w.seen.Load()
 	now, err := w.readSight()
 	w.report("looking at the interface", err)
 	if err != nil {
-		if lost {
-			w.lost.Store(true)
-		}
 		if deleted {
 			w.deleted.Store(true)
 		}
 		return
 	}
-	if now.working() && before.working() && now.index == before.index && !lost && !deleted {
+	kept := now.carrierKept(before) && !deleted
+	if kept {
 		now.carrierSince = before.carrierSince
 	} else {
 		now.carrierSince = time.Now()
@@ -154,7 +152,7 @@ func (w *watch) look() {
 		status = Status{Reason: strings.ReplaceAll(err.Error(), "\n", "; ")}
 	}
 	changed := w.tell(status)
-	if status.OK && (w.fresh.Swap(false) || changed) {
+	if status.OK && (w.fresh.Swap(false) || changed || !kept) {
 		w.announce()
 	}
 }
@@ -259,22 +257,17 @@ func (l *Link) listen(notices notices) {
 	}
 }
 
-// heed takes from a notice that our interface was without a carrier, or deleted.
-// It may be back before anybody looks, but who is across has started afresh, and
-// a deleted interface has forgotten its groups.
+// heed takes from a notice that our interface was deleted, or moved to another
+// network namespace. One that comes back may have the same index, but it has
+// forgotten its groups and the sockets on it.
 func (l *Link) heed(m syscall.NetlinkMessage) {
-	kind := m.Header.Type
-	if kind != unix.RTM_NEWLINK && kind != unix.RTM_DELLINK || len(m.Data) < unix.SizeofIfInfomsg {
+	if m.Header.Type != unix.RTM_DELLINK || len(m.Data) < unix.SizeofIfInfomsg {
 		return
 	}
 	info := nl.DeserializeIfInfomsg(m.Data)
-	if info.Family != unix.AF_UNSPEC || int(info.Index) != l.seen.Load().index {
-		return // a bridge's notice of its port, or another interface
-	}
-	if kind == unix.RTM_DELLINK {
+	// A bridge tells of a port that it loses with the same type and another family.
+	if info.Family == unix.AF_UNSPEC && int(info.Index) == l.seen.Load().index {
 		l.deleted.Store(true)
-	} else if info.Flags&unix.IFF_LOWER_UP == 0 {
-		l.lost.Store(true)
 	}
 }
 

@@ -72,15 +72,16 @@ func TestWatchSeesTheCarrier(t *testing.T) {
 	answers(node, user, l)
 }
 
-// A carrier that is back before anybody looks has been lost all the same.
+// A carrier that is back before anybody looks has been lost all the same. The
+// kernel sends no notice of a loss as short as this, at times.
 func TestWatchCountsAShortLossOfTheCarrier(t *testing.T) {
-	s, _, _, l, seen := watched(t, false)
-	start := time.Now()
-	eventually(t, "a carrier for a while", func() bool { return l.CarrierFor() > 300*time.Millisecond })
+	s, _, _, l, seen := watched(t, true)
+	eventually(t, "a carrier for a while", func() bool { return l.CarrierFor() > 50*time.Millisecond })
+	before := time.Now()
 	s.run("sh", "-c", "ip link set p1 down; ip link set p1 up")
 	eventually(t, "the carrier counts from the loss", func() bool {
 		got := l.CarrierFor()
-		return got > 0 && got < time.Since(start)-300*time.Millisecond && seen.last().OK
+		return got > 0 && got < time.Since(before) && seen.last().OK
 	})
 }
 
@@ -142,6 +143,11 @@ func TestWatchSeesTheInterfaceAwayAndBack(t *testing.T) {
 	node.ip("link set eth0 addrgenmode none")
 	node.ip("addr add 192.0.2.11/24 dev eth0")
 	node.ip("link set eth0 up")
+	defer func() {
+		if t.Failed() {
+			t.Logf("groups %s, were %s", node.groups(), groups)
+		}
+	}()
 	eventually(t, "the group is joined again", func() bool { return node.groups() == groups })
 	seen.await(t, "")
 	answers(node, user, l)
@@ -227,34 +233,31 @@ func TestWatchWithoutEvents(t *testing.T) {
 }
 
 // linkNotice is a notice of the kernel about an interface.
-func linkNotice(kind uint16, family uint8, index int, flags uint32) syscall.NetlinkMessage {
+func linkNotice(kind uint16, family uint8, index int) syscall.NetlinkMessage {
 	data := make([]byte, unix.SizeofIfInfomsg)
 	data[0] = family
 	binary.NativeEndian.PutUint32(data[4:], uint32(index))
-	binary.NativeEndian.PutUint32(data[8:], flags)
 	return syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: kind}, Data: data}
 }
 
-func TestNoticesOfLoss(t *testing.T) {
-	const running = unix.IFF_UP | unix.IFF_LOWER_UP
+func TestNoticesOfDeletion(t *testing.T) {
 	for _, c := range []struct {
-		name          string
-		notice        syscall.NetlinkMessage
-		lost, deleted bool
+		name   string
+		notice syscall.NetlinkMessage
+		want   bool
 	}{
-		{"change of something else", linkNotice(unix.RTM_NEWLINK, unix.AF_UNSPEC, 2, running), false, false},
-		{"carrier lost", linkNotice(unix.RTM_NEWLINK, unix.AF_UNSPEC, 2, unix.IFF_UP), true, false},
-		{"deleted", linkNotice(unix.RTM_DELLINK, unix.AF_UNSPEC, 2, 0), false, true},
-		{"another interface", linkNotice(unix.RTM_DELLINK, unix.AF_UNSPEC, 3, 0), false, false},
-		{"taken from a bridge", linkNotice(unix.RTM_DELLINK, unix.AF_BRIDGE, 2, running), false, false},
-		{"an address", linkNotice(unix.RTM_DELADDR, unix.AF_INET, 2, 0), false, false},
-		{"cut short", syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: unix.RTM_DELLINK}, Data: []byte{0, 0}}, false, false},
+		{"deleted", linkNotice(unix.RTM_DELLINK, unix.AF_UNSPEC, 2), true},
+		{"changed", linkNotice(unix.RTM_NEWLINK, unix.AF_UNSPEC, 2), false},
+		{"another interface", linkNotice(unix.RTM_DELLINK, unix.AF_UNSPEC, 3), false},
+		{"taken from a bridge", linkNotice(unix.RTM_DELLINK, unix.AF_BRIDGE, 2), false},
+		{"an address", linkNotice(unix.RTM_DELADDR, unix.AF_INET, 2), false},
+		{"cut short", syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: unix.RTM_DELLINK}, Data: []byte{0, 0}}, false},
 	} {
 		l := &Link{}
 		l.seen.Store(&sight{device: device{found: true, index: 2}})
 		l.heed(c.notice)
-		if l.lost.Load() != c.lost || l.deleted.Load() != c.deleted {
-			t.Errorf("%s: lost %v, deleted %v", c.name, l.lost.Load(), l.deleted.Load())
+		if got := l.deleted.Load(); got != c.want {
+			t.Errorf("%s: deleted %v, want %v", c.name, got, c.want)
 		}
 	}
 }
