@@ -183,7 +183,7 @@ func (h *Holders) talk(conn *os.File, life *Life) error {
 
 // HoldReport is what became of the open connections in one step.
 type HoldReport struct {
-	// Held were open when the step began.
+	// Held were open, and had not stalled, when the step began.
 	Held int
 	// Reset of them were reset or closed in the step, Stalled had a line that
 	// waited StalledAfter or longer.
@@ -217,6 +217,15 @@ func reportLives(lives []Life, w Window, affected NodeID, read time.Duration) Ho
 		if life.Opened >= w.From || life.Ended != 0 && life.Ended < w.From {
 			continue
 		}
+		// A line that was waiting when the step began is the step's, unless the
+		// connection had stalled by then.
+		asked := w
+		if waiting, ok := life.Trace.waiting(w.From); ok {
+			asked.From = waiting
+		}
+		if w.From-asked.From >= StalledAfter {
+			continue
+		}
 		r.Held++
 		end := read
 		if life.Ended != 0 {
@@ -225,7 +234,7 @@ func reportLives(lives []Life, w Window, affected NodeID, read time.Duration) Ho
 		switch {
 		case life.Ended != 0 && life.Ended < w.To && life.How == Reset:
 			r.Reset++
-		case life.Trace.LongestSilence(w, end) >= StalledAfter:
+		case life.Trace.LongestSilence(asked, end) >= StalledAfter:
 			r.Stalled++
 		default:
 			continue

@@ -74,6 +74,17 @@ func (t Trace) ServedBy(at time.Duration) NodeID {
 	return 0
 }
 
+// waiting is when the last request before the time was sent, if it had no answer
+// by then.
+func (t Trace) waiting(at time.Duration) (sent time.Duration, waits bool) {
+	before := t.during(Window{0, at})
+	if len(before) == 0 {
+		return 0, false
+	}
+	last := before[len(before)-1]
+	return last.Sent, last.By == 0 || last.Sent+last.Delay > at
+}
+
 // Spread is a median and a maximum.
 type Spread struct{ Median, Max time.Duration }
 

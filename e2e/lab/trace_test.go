@@ -159,8 +159,13 @@ func TestReportLives(t *testing.T) {
 		{Opened: ms, By: 1, Trace: deaf(steady(500, 1), 499, 500)},                            // stalled for good
 		{Opened: ms, By: 1, Trace: deaf(steady(500, 1), 499, 500), Ended: 4991 * ms, How: OK}, // asked, and the measurement ended
 	}
+	lives = append(lives,
+		Life{Opened: ms, By: 1, Trace: deaf(steady(100, 1), 99, 100)}, // the last line, before the step, waits
+		Life{Opened: ms, By: 1, Trace: long[:100]},                    // says nothing in the step
+		Life{By: 1, Trace: Trace{{Sent: 0}}},                          // stalled before the step
+	)
 	got := reportLives(lives, w, 1, 11*time.Second)
-	want := HoldReport{Held: 7, Reset: 2, Stalled: 2, OthersBroken: 2}
+	want := HoldReport{Held: 9, Reset: 2, Stalled: 3, OthersBroken: 2}
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
