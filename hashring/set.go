@@ -154,6 +154,18 @@ func (s Set) RemoveAll(o Set) {
 	}
 }
 
+// ToggleAll takes the numbers of o that s has out of it and adds the others: s
+// becomes the symmetric difference. It panics if one of them is beyond the
+// capacity of s.
+func (s Set) ToggleAll(o Set) {
+	if o.n > s.n && o.CountRange(s.n, o.n) > 0 {
+		panic(fmt.Sprintf("hashring: toggling a set of capacity %d in one of capacity %d", o.n, s.n))
+	}
+	for k := range min(len(s.words), len(o.words)) {
+		s.words[k] ^= o.words[k]
+	}
+}
+
 // RetainAll takes out of s every number that is not in o.
 func (s Set) RetainAll(o Set) {
 	for k := range s.words {

@@ -76,6 +76,7 @@ func TestSetAlgebra(t *testing.T) {
 		b, inB := drawSet(t, "b")
 		both, all, only := map[int]bool{}, maps.Clone(inA), map[int]bool{}
 		maps.Copy(all, inB)
+		either := maps.Clone(all)
 		fits := true // all of b within the capacity of a
 		for i := range inB {
 			fits = fits && i < a.Cap()
@@ -83,6 +84,7 @@ func TestSetAlgebra(t *testing.T) {
 		for i := range inA {
 			if inB[i] {
 				both[i] = true
+				delete(either, i)
 			} else {
 				only[i] = true
 			}
@@ -102,8 +104,16 @@ func TestSetAlgebra(t *testing.T) {
 			c = a.Clone()
 			c.AddAll(b)
 			check("AddAll", c, all)
-		} else if !panics(func() { a.Clone().AddAll(b) }) {
-			t.Fatal("AddAll of numbers beyond the capacity: no panic")
+			c = a.Clone()
+			c.ToggleAll(b)
+			check("ToggleAll", c, either)
+		} else {
+			if !panics(func() { a.Clone().AddAll(b) }) {
+				t.Fatal("AddAll of numbers beyond the capacity: no panic")
+			}
+			if !panics(func() { a.Clone().ToggleAll(b) }) {
+				t.Fatal("ToggleAll of numbers beyond the capacity: no panic")
+			}
 		}
 		check("the set that was cloned", a, inA)
 		check("the argument", b, inB)
