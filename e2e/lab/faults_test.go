@@ -171,7 +171,7 @@ func TestPowerOffIsForgetful(t *testing.T) {
 	joinByHand(t, n)
 	own(t, n, 0)
 	must(t, Poll(patience(t), func() error {
-		if reset := h.Report(Window{w.To, l.Now()}, n); reset.Reset != r.Stalled {
+		if reset := h.Report(Window{w.From, l.Now()}, n); reset.Reset != r.Stalled {
 			return fmt.Errorf("the booted node should know nothing of %d connections and reset them: %+v", r.Stalled, reset)
 		}
 		return nil

@@ -163,6 +163,7 @@ func (f Figures) Table() string {
 		}
 		return short(s.Settled)
 	})...)
+	t.row("lab itself did not run", f.each(func(s StepFigures) string { return short(s.Talk.Pause) })...)
 	fmt.Fprintf(&t.b, "%d agents from start to settled: %s\n", len(f.Nodes), short(f.Start))
 	for _, r := range f.Rest {
 		fmt.Fprintf(&t.b, "%s at rest: %d MB resident, %.2f %% of a core\n", r.Node, r.RSS/1e6, r.Cores*100)

@@ -235,10 +235,10 @@ func (s *scenario) sayResult(st step) {
 		s.say("", "longest silence %s; %d datagrams answered twice", short(r.Others.Longest.Max), r.Twice)
 		return
 	}
-	s.say("", "settled after %s; its %d clients were silent for %s, at most %s;", short(st.settled),
-		r.Affected.Sources, short(r.Affected.Longest.Median), short(r.Affected.Longest.Max))
-	s.say("", "%d of the %d others noticed; %d datagrams answered twice",
-		r.Others.Noticed, r.Others.Sources, r.Twice)
+	s.say("", "settled after %s; of its %d clients %d noticed: %s, at most %s", short(st.settled),
+		r.Affected.Sources, r.Affected.Noticed, short(r.Affected.Longest.Median), short(r.Affected.Longest.Max))
+	s.say("", "of the %d others %d noticed; %d datagrams were answered twice",
+		r.Others.Sources, r.Others.Noticed, r.Twice)
 }
 
 // lookAround tells what can be tried while the lab stays up.

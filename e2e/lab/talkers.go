@@ -33,10 +33,22 @@ type Talkers struct {
 	once    sync.Once
 	senders sync.WaitGroup
 	readers sync.WaitGroup
+	mu      sync.Mutex
+	// pauses are when and for how long this process did not run, though a source's
+	// turn had come.
+	pauses []Pause
+
 	// ended is when the talking ended, in nanoseconds of the lab's clock; 0
 	// while it goes on.
 	ended atomic.Int64
 }
+
+// Pause is a stretch in which the sender was late: other processes had the
+// processor, or the garbage collector.
+type Pause struct{ At, Length time.Duration }
+
+// minPause is the shortest that is noted.
+const minPause = 2 * time.Millisecond
 
 // talker is one source. The sender appends to the trace, the reader fills in
 // answers; both hold mu.
@@ -140,7 +152,13 @@ func (t *Talkers) sendAll() {
 		if now-start > t.cfg.Limit {
 			return
 		}
-		if behind := now - next; behind > t.cfg.Interval {
+		behind := now - next
+		if behind >= minPause+tick {
+			t.mu.Lock()
+			t.pauses = append(t.pauses, Pause{next, behind})
+			t.mu.Unlock()
+		}
+		if behind > t.cfg.Interval {
 			next += behind.Truncate(t.cfg.Interval)
 		}
 		for ; next <= now; next += step {
@@ -217,7 +235,15 @@ func (t *Talkers) Report(w Window, affected *Node) TalkReport {
 	if ended := t.ended.Load(); ended != 0 {
 		read = time.Duration(ended)
 	}
-	return reportTalk(t.Traces(), w, id, read)
+	r := reportTalk(t.Traces(), w, id, read)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.pauses {
+		if p.At < w.To && p.At+p.Length >= w.From {
+			r.Pause = max(r.Pause, p.Length)
+		}
+	}
+	return r
 }
 
 // Traces returns a copy of each source's trace, in the order of Lab.Sources.

@@ -131,6 +131,9 @@ type TalkReport struct {
 	// Answers counts first answers by node, Sources the sources that the node
 	// was the last to answer.
 	Answers, Sources map[NodeID]int
+	// Pause is the longest time for which the measuring process itself did not
+	// run: silences that are hardly longer are its own.
+	Pause time.Duration
 }
 
 // inFlight is how long an unanswered datagram may still be under way when the
