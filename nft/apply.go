@@ -89,27 +89,30 @@ func (m bucketMap) elements(buckets []node.State) []nftables.SetElement {
 	return all
 }
 
-// bucketElement is the element that sends the bucket to the chain. The key is
-// what the hash leaves in a register: a number in the machine's own byte order.
+// bucketElement is the element that sends the bucket to the chain, or that names
+// the bucket for deletion. The key is what the hash leaves in a register: a number
+// in the machine's own byte order.
 func bucketElement(bucket int, chain string) nftables.SetElement {
-	return nftables.SetElement{
-		Key:         binary.NativeEndian.AppendUint32(nil, uint32(bucket)),
-		VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain},
+	e := nftables.SetElement{Key: binary.NativeEndian.AppendUint32(nil, uint32(bucket))}
+	if chain != "" {
+		e.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}
 	}
+	return e
 }
 
 // move queues the elements that change with the moves: the old one is deleted
 // before the new one is added, since the kernel refuses (EEXIST) a key that is
 // there with another verdict.
 func (m bucketMap) move(c *nftables.Conn, t *nftables.Table, moves []move) error {
-	var gone, come []nftables.SetElement
+	gone := make([]nftables.SetElement, 0, len(moves))
+	come := make([]nftables.SetElement, 0, len(moves))
 	for _, mv := range moves {
 		from, to := m.chains[mv.from], m.chains[mv.to]
 		if mv.service != m.service || from == to {
 			continue
 		}
 		if from != "" {
-			gone = append(gone, bucketElement(mv.bucket, from))
+			gone = append(gone, bucketElement(mv.bucket, ""))
 		}
 		if to != "" {
 			come = append(come, bucketElement(mv.bucket, to))

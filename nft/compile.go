@@ -128,10 +128,10 @@ func (s Spec) check() error {
 func ingressTable(s Spec) table {
 	t := table{family: netdev, name: tableName, owned: true,
 		counters: []string{counterICMPErrors, counterFragments, counterFragmentsDropped},
-		sets:     []set{vips(s), icmpErrors()},
+		sets:     append(vips(s), icmpErrors()),
 		chains: []chain{
 			{"ingress", &hook{ingress, ingressPriority, s.Interface}, []rule{
-				{etherDst(is, s.ClusterMAC), ipDstIn(vipSet), gotoChain("vip")},
+				{etherDst(is, s.ClusterMAC), toVIP(s), gotoChain("vip")},
 			}},
 			{"vip", nil, slices.Concat([]rule{
 				{isFragment(), gotoChain("fragments")},
@@ -153,10 +153,10 @@ func ingressTable(s Spec) table {
 func stackTable(s Spec) table {
 	t := table{family: inet, name: tableName, owned: true,
 		counters: []string{counterICMPErrors, counterForeignMAC},
-		sets:     []set{vips(s), icmpErrors()},
+		sets:     append(vips(s), icmpErrors()),
 		chains: []chain{
 			{"prerouting", &hook{point: prerouting, priority: reassembledPriority}, []rule{
-				{ipDstIn(vipSet), iifname(is, s.Interface), gotoChain("arrived")},
+				{toVIP(s), iifname(is, s.Interface), gotoChain("arrived")},
 				{udpBetween(s.GossipPort), notrack()},
 			}},
 			{"output", &hook{point: output, priority: rawPriority}, []rule{
@@ -182,15 +182,15 @@ func stackTable(s Spec) table {
 func guardTable(s Spec) table {
 	return table{family: inet, name: guardName,
 		counters: []string{counterUnmarked, counterForwarded},
-		sets:     []set{vips(s)},
+		sets:     vips(s),
 		chains: []chain{
 			{"prerouting", &hook{point: prerouting, priority: rawPriority}, []rule{
-				{notMarkedHost(), iifname(isNot, "lo"), ipDstIn(vipSet), count(counterUnmarked), drop()},
+				{notMarkedHost(), iifname(isNot, "lo"), toVIP(s), count(counterUnmarked), drop()},
 			}},
 			// When the VIP has gone from this node and it routes, it would send each
 			// packet back to the wire.
 			{"forward", &hook{point: forward, priority: rawPriority}, []rule{
-				{ipDstIn(vipSet), count(counterForwarded), drop()},
+				{toVIP(s), count(counterForwarded), drop()},
 			}},
 			tracking(),
 		},
@@ -203,32 +203,37 @@ func guardTable(s Spec) table {
 // the guard.
 func tracking() chain { return chain{"tracking", nil, []rule{{ctKnown(), accept()}}} }
 
-// classify sends a packet for a VIP to its service. ICMP errors are everybody's:
-// they come from routers, whose addresses hash anywhere, and only the node that
-// has the flow can use them (RFC 1191).
+// classify finds the service of a packet for a VIP, and what becomes of it there.
+// ICMP errors are everybody's: they come from routers, whose addresses hash
+// anywhere, and only the node that has the flow can use them (RFC 1191). Rules
+// that send packets to the chains of other services belong before the default's.
 func classify(s Spec) []rule {
+	everybodys := rule{icmpTypeIn(icmpErrorsSet), count(counterICMPErrors), setPktType("host"), accept()}
+	return append([]rule{everybodys}, decide(s, s.Services[len(s.Services)-1])...)
+}
+
+// decide looks up the bucket of a packet of the service: a chain of its state
+// takes it, or nobody here does.
+func decide(s Spec, service Service) []rule {
 	return []rule{
-		{icmpTypeIn(icmpErrorsSet), count(counterICMPErrors), setPktType("host"), accept()},
-		{gotoChain(serviceChain(s.Services[len(s.Services)-1]))},
+		{bucketVerdict(s, bucketMapName(service))},
+		{count(droppedCounter(service)), drop()},
 	}
 }
 
-// withServices adds what each service has of its own: a chain that looks the
-// bucket up, and for each accepting state a chain that accepts.
+// withServices adds what each service has of its own: its map, and for each
+// accepting state a chain.
 func withServices(t table, s Spec) table {
 	for i, service := range s.Services {
 		m := bucketMap{bucketMapName(service), i, s.Layout.Buckets, map[node.State]string{}}
-		t.chains = append(t.chains, chain{serviceChain(service), nil, []rule{
-			{bucketVerdict(s, m.name)},
-			{count(droppedCounter(service)), drop()},
-		}})
 		t.counters = append(t.counters, droppedCounter(service))
 		for _, state := range acceptingStates {
-			m.chains[state] = stateChain(service, state)
-			t.chains = append(t.chains, chain{stateChain(service, state), nil, []rule{
-				{count(stateChain(service, state)), setPktType("host"), accept()},
+			name := stateChain(service, state) // of the chain, and of its counter
+			m.chains[state] = name
+			t.counters = append(t.counters, name)
+			t.chains = append(t.chains, chain{name, nil, []rule{
+				{count(name), setPktType("host"), accept()},
 			}})
-			t.counters = append(t.counters, stateChain(service, state))
 		}
 		t.maps = append(t.maps, m)
 	}
@@ -238,17 +243,29 @@ func withServices(t table, s Spec) table {
 func (s Service) identifier() string { return strings.ReplaceAll(s.Name, "-", "_") }
 
 // The prefix keeps the names of two services apart, whatever they are.
-func serviceChain(s Service) string                 { return "service_" + s.identifier() }
 func stateChain(s Service, state node.State) string { return state.String() + "_" + s.identifier() }
 func bucketMapName(s Service) string                { return "buckets_" + s.identifier() }
 func droppedCounter(s Service) string               { return "dropped_" + s.identifier() }
 
-func vips(s Spec) set {
+// toVIP matches what is addressed to a VIP. One address is compared, which is
+// faster than a look at a set.
+func toVIP(s Spec) term {
+	if len(s.VIPs) == 1 {
+		return ipDst(s.VIPs[0])
+	}
+	return ipDstIn(vipSet)
+}
+
+// vips is the set that toVIP looks at, if it does.
+func vips(s Spec) []set {
+	if len(s.VIPs) == 1 {
+		return nil
+	}
 	v := set{name: vipSet, typ: nftables.TypeIPAddr}
 	for _, vip := range s.VIPs {
 		v.elements = append(v.elements, element{vip.String(), vip.AsSlice()})
 	}
-	return v
+	return []set{v}
 }
 
 func icmpErrors() set {

@@ -72,11 +72,9 @@ func Open() (*Filter, error) {
 }
 
 func prepareSocket(c *netlink.Conn) error {
-	// The kernel then says in words what it dislikes, without repeating the message.
-	for _, option := range []netlink.ConnOption{netlink.ExtendedAcknowledge, netlink.CapAcknowledge} {
-		if err := c.SetOption(option, true); err != nil {
-			return fmt.Errorf("setting netlink option %d: %w", option, err)
-		}
+	// The kernel then says in words what it dislikes.
+	if err := c.SetOption(netlink.ExtendedAcknowledge, true); err != nil {
+		return fmt.Errorf("asking netlink for errors in words: %w", err)
 	}
 	if err := c.SetWriteBuffer(sendLimit); err != nil {
 		return fmt.Errorf("setting the netlink send limit: %w", err)
@@ -318,7 +316,8 @@ func explain(err error) error {
 	return err
 }
 
-// State returns the bucket's state as last committed.
+// State returns the bucket's state as last committed. It is an error of the
+// caller to ask for a bucket that there is not, or before Install.
 func (f *Filter) State(service, bucket int) node.State { return f.committed[service][bucket] }
 
 // Withdraw deletes the owner tables in one transaction: the guard now silences

@@ -125,14 +125,18 @@ func ip(t testing.TB, ns *lab.Namespace, lines ...string) {
 	}
 }
 
-// openFilter returns a filter in the namespace, closed at the test's end.
-func openFilter(t testing.TB, ns *lab.Namespace) *Filter {
-	t.Helper()
-	var f *Filter
-	err := ns.Do(func() (err error) {
+func openIn(ns *lab.Namespace) (f *Filter, err error) {
+	err = ns.Do(func() error {
 		f, err = Open()
 		return err
 	})
+	return f, err
+}
+
+// openFilter returns a filter in the namespace, closed at the test's end.
+func openFilter(t testing.TB, ns *lab.Namespace) *Filter {
+	t.Helper()
+	f, err := openIn(ns)
 	if err != nil {
 		t.Fatal(err)
 	}

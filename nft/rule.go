@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 
 	"github.com/google/nftables/expr"
@@ -101,6 +102,14 @@ func etherDst(e equality, mac net.HardwareAddr) term {
 	return term{fmt.Sprintf("ether daddr %s%s", e, mac), []protocol{protoEthernet}, []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseLLHeader, Offset: 0, Len: 6},
 		&expr.Cmp{Op: e.op(), Register: 1, Data: mac},
+	}}
+}
+
+// ipDst matches an IPv4 destination address.
+func ipDst(addr netip.Addr) term {
+	return term{"ip daddr " + addr.String(), []protocol{protoIPv4}, []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: addr.AsSlice()},
 	}}
 }
 

@@ -20,6 +20,8 @@ import (
 const (
 	tcpPort = 80
 	udpPort = 53
+
+	second = 50 * time.Millisecond // in which a second answer would follow the first
 )
 
 // wire is a switch with nodes and one client, which has several addresses and
@@ -50,20 +52,28 @@ func newWire(t testing.TB, nodes int) *wire {
 	for i := range nodes {
 		ns := namespace(t, fmt.Sprintf("n%d", i))
 		w.nodes = append(w.nodes, ns)
-		w.plug(ns, fmt.Sprintf("n%d", i))
-		w.address(i)
+		w.connect(i)
 		// The kernel must not speak of the VIP with the NIC's own MAC.
 		sysctl(t, ns, "ipv4/conf/all/arp_ignore", "1")
 		sysctl(t, ns, "ipv4/conf/all/arp_announce", "2")
+		ip(t, ns, fmt.Sprintf("addr add %s/32 dev lo scope host", vip))
 		serve(t, ns, fmt.Sprint(i))
 	}
 	return w
 }
 
-// address gives node i its own address, as after a plug, and once the VIP.
-func (w *wire) address(i int) {
+// connect joins node i to the switch, with an address of its own, and returns
+// when the client reaches it.
+func (w *wire) connect(i int) {
 	w.t.Helper()
-	ip(w.t, w.nodes[i], fmt.Sprintf("addr add 10.77.0.%d/16 dev eth0", i+1), fmt.Sprintf("addr replace %s/32 dev lo scope host", vip))
+	w.plug(w.nodes[i], fmt.Sprintf("n%d", i))
+	own := fmt.Sprintf("10.77.0.%d", i+1)
+	ip(w.t, w.nodes[i], "addr add "+own+"/16 dev eth0")
+	ip(w.t, w.client, "neigh flush to "+own+" dev eth0") // a new interface has a new MAC
+	eventually(w.t, "the client reaches node "+own, func() bool {
+		_, err := w.client.Run("ping", "-c", "1", "-W", "1", own)
+		return err == nil
+	})
 }
 
 // plug joins the namespace to the switch with an interface eth0.
@@ -169,7 +179,7 @@ func (w *wire) answers(from netip.Addr, size int, within time.Duration) string {
 }
 
 // collect reads all that comes: the first answer may take until the time is up, a
-// second one gets a tenth more.
+// second one gets a moment more.
 func collect(conn net.Conn, within time.Duration) string {
 	all, buf := "", make([]byte, 1500)
 	conn.SetReadDeadline(time.Now().Add(within))
@@ -179,7 +189,7 @@ func collect(conn net.Conn, within time.Duration) string {
 			return all
 		}
 		all += string(buf[:n])
-		conn.SetReadDeadline(time.Now().Add(within / 10))
+		conn.SetReadDeadline(time.Now().Add(second))
 	}
 }
 
@@ -238,7 +248,7 @@ func (w *wire) pings(from netip.Addr, within time.Duration) int {
 		}
 		if echo, ok := m.Body.(*icmp.Echo); ok && m.Type == ipv4.ICMPTypeEchoReply && echo.ID == id {
 			answers++
-			conn.SetReadDeadline(time.Now().Add(within / 10))
+			conn.SetReadDeadline(time.Now().Add(second))
 		}
 	}
 }
