@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -58,6 +59,47 @@ func BenchmarkCounters(b *testing.B) {
 	f := installed(b, host(b), testSpec())
 	for b.Loop() {
 		counters(b, f)
+	}
+}
+
+// Listing a hundred flows to the VIP among fifty thousand others.
+func BenchmarkFlows(b *testing.B) {
+	const decoys, mine = 50000, 100
+	ns := namespace(b, "f")
+	other := netip.MustParseAddr("10.77.0.1")
+	for _, addr := range []netip.Addr{vip, other} {
+		ip(b, ns, fmt.Sprintf("addr add %s/32 dev lo", addr))
+	}
+	run(b, ns, "nft add table inet t; add chain inet t c; add rule inet t c ct state new")
+	err := ns.Do(func() error {
+		conn, err := net.ListenUDP("udp4", nil)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		for i := range decoys {
+			// Loopback takes any port; nobody listens, and the flow is known all the same.
+			if _, err := conn.WriteToUDPAddrPort(nil, netip.AddrPortFrom(other, uint16(i+1))); err != nil && !errors.Is(err, unix.ECONNREFUSED) {
+				return err
+			}
+		}
+		for i := range mine {
+			if _, err := conn.WriteToUDPAddrPort(nil, netip.AddrPortFrom(vip, uint16(i+1))); err != nil && !errors.Is(err, unix.ECONNREFUSED) {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if got := len(flows(b, ns, other)); got != decoys {
+		b.Fatalf("%d decoys are tracked, want %d", got, decoys)
+	}
+	for b.Loop() {
+		if got := len(flows(b, ns, vip)); got != mine {
+			b.Fatalf("%d flows, want %d", got, mine)
+		}
 	}
 }
 

@@ -90,7 +90,8 @@ func prepareSocket(c *netlink.Conn) error {
 // our name that nobody owns are replaced. If another agent owns the tables it
 // waits a moment for that agent to be gone, then says so and has changed nothing.
 //
-// The interface need not exist for the kernel to take the rules (Linux 6.16).
+// Since Linux 6.16 the kernel takes rules for an interface that does not exist:
+// whoever calls must have looked.
 func (f *Filter) Install(rules Ruleset) error {
 	none := make(states, len(rules.spec.Services))
 	for i := range none {
@@ -146,6 +147,9 @@ func (f *Filter) install(rules Ruleset, buckets states) error {
 // delete; one that belongs to somebody else is an errOwned.
 func (f *Filter) present(tables []table) ([]*nftables.Table, error) {
 	all, err := f.conn.ListTables()
+	if errors.Is(err, unix.EPERM) {
+		return nil, ErrNotPermitted
+	}
 	if err != nil {
 		return nil, fmt.Errorf("listing tables: %w", err)
 	}

@@ -44,9 +44,9 @@ type feature struct {
 }
 
 // Probe asks the kernel of the calling thread's network namespace for everything
-// that the filter needs, the next one's needs included. The error is
-// ErrNotPermitted, a *MissingFeature, or a failure to ask. It leaves nothing
-// behind: what a transaction makes and deletes is never seen.
+// that the filter and the lease need. The error is ErrNotPermitted, a
+// *MissingFeature, or a failure to ask. It leaves nothing behind: what one
+// transaction makes and deletes is never seen.
 func Probe() (err error) {
 	conn, err := nftables.New(nftables.AsLasting())
 	if err != nil {
