@@ -1,7 +1,6 @@
 package link
 
 import (
-	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -16,6 +15,8 @@ import (
 func snapshot(h host) string {
 	h.t.Helper()
 	text := h.ip("-details addr show") + h.ip("maddr show")
+	// ip's complaint if a namespace of somebody else is just being made.
+	text = strings.ReplaceAll(text, "Error: Peer netns reference is invalid.\n", "")
 	h.do(func() error {
 		files, err := filepath.Glob("/proc/sys/net/ipv4/conf/*/*")
 		if err != nil {
@@ -221,30 +222,4 @@ func TestVIPIsNeverChosenAsSource(t *testing.T) {
 			t.Errorf("the test would not notice: %s", route)
 		}
 	})
-}
-
-func TestStatusNamesTheFirstThingThatIsWrong(t *testing.T) {
-	config := Config{Interface: "eth0", Address: client}
-	good := sight{device: device{found: true, up: true, carrier: true, running: true}, hasAddress: true}
-	for _, c := range []struct {
-		change func(*sight)
-		want   string
-		works  bool
-	}{
-		{func(*sight) {}, "", true},
-		{func(s *sight) { *s = sight{} }, "interface eth0 does not exist", false},
-		{func(s *sight) { s.up, s.carrier, s.running = false, false, false }, "interface eth0 is down", false},
-		{func(s *sight) { s.carrier, s.running = false, false }, "interface eth0 has no carrier", false},
-		{func(s *sight) { s.running, s.hasAddress = false, false }, "interface eth0 is not operational (802.1X or a lower interface)", false},
-		{func(s *sight) { s.hasAddress = false }, "address 192.0.2.1 is gone from this host", true},
-	} {
-		s := good
-		c.change(&s)
-		if got, want := s.status(config), (Status{OK: c.want == "", Reason: c.want}); got != want {
-			t.Errorf("%s: status %s, want %s", fmt.Sprintf("%+v", s), fmt.Sprint(got), fmt.Sprint(want))
-		}
-		if s.working() != c.works {
-			t.Errorf("%+v: working %v", s, s.working())
-		}
-	}
 }

@@ -138,36 +138,22 @@ func newSight(config Config, device device, addresses []hostAddress) sight {
 	return s
 }
 
-// carrierKept says whether the carrier was there all the time since an earlier
-// look. One that is back before anybody looks has been lost all the same: a switch
-// port starts to learn anew.
-func (s sight) carrierKept(before *sight) bool {
-	return s.working() && before.working() && s.index == before.index && s.losses == before.losses
+// outageSince says what happened to a working interface since an earlier look if it
+// works again now, so that nothing else shows it: "" for nothing. A switch port
+// starts to learn anew after the shortest loss of the carrier, and an interface made
+// anew lacks all that belonged to the old one; deleted tells of one that has the
+// same index.
+func (s sight) outageSince(before *sight, deleted bool) string {
+	switch {
+	case !s.working() || !before.working():
+		return "" // the status shows it
+	case s.index != before.index || deleted:
+		return "was made anew"
+	case s.losses != before.losses:
+		return "lost its carrier for a moment"
+	}
+	return ""
 }
 
 // working says whether frames can come and go.
 func (s sight) working() bool { return s.found && s.up && s.carrier && s.running }
-
-// Status is whether the node can serve, as far as the wire is concerned.
-type Status struct {
-	OK     bool
-	Reason string // why not, in words for an operator; empty if OK
-}
-
-// status judges what was seen; the first thing that is wrong is the reason.
-func (s sight) status(config Config) Status {
-	name := config.Interface
-	switch {
-	case !s.found:
-		return Status{Reason: fmt.Sprintf("interface %s does not exist", name)}
-	case !s.up:
-		return Status{Reason: fmt.Sprintf("interface %s is down", name)}
-	case !s.carrier:
-		return Status{Reason: fmt.Sprintf("interface %s has no carrier", name)}
-	case !s.running:
-		return Status{Reason: fmt.Sprintf("interface %s is not operational (802.1X or a lower interface)", name)}
-	case !s.hasAddress:
-		return Status{Reason: fmt.Sprintf("address %s is gone from this host", config.Address)}
-	}
-	return Status{OK: true}
-}

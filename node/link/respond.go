@@ -13,7 +13,7 @@ import (
 // opens another.
 func (l *Link) respond(conn *packet.Conn) {
 	buffer := make([]byte, snapLength)
-	var warned conflictLog
+	var warned time.Time
 	for {
 		n, _, err := conn.ReadFrom(buffer)
 		if errors.Is(err, unix.ENETDOWN) {
@@ -26,7 +26,9 @@ func (l *Link) respond(conn *packet.Conn) {
 		if err != nil {
 			continue // not ours to judge
 		}
-		l.note(frame, &warned)
+		if l.note(frame, time.Since(warned) > conflictEvery) {
+			warned = time.Now()
+		}
 		reply, why := l.speaker.Load().answer(frame)
 		if why != answered {
 			continue
@@ -45,30 +47,21 @@ func transmit(conn *packet.Conn, frame arpFrame) error {
 	return nil
 }
 
-// note takes from a frame what it tells of the wire.
-func (l *Link) note(frame arpFrame, warned *conflictLog) {
+// note takes from a frame what it tells of the wire. It returns true if it logged a
+// conflict, which it does only if told to warn.
+func (l *Link) note(frame arpFrame, warn bool) bool {
 	if frame.isAnswerTo(l.seen.Load().mac) {
 		l.heard.Store(true)
 	}
-	if frame.claims(l.config.VIPs, l.config.MAC.addr) && warned.due(frame.senderMAC, time.Now()) {
-		l.log.Warn((&ConflictError{VIP: frame.senderIP, MAC: frame.senderMAC.hardware(), Cluster: l.config.MAC}).Error())
-	}
-}
-
-// conflictLog keeps a host that claims a VIP from filling the log: one line a
-// minute, and one for each other MAC.
-type conflictLog struct {
-	mac  hwAddr
-	when time.Time
-}
-
-func (c *conflictLog) due(mac hwAddr, now time.Time) bool {
-	if mac == c.mac && now.Sub(c.when) < time.Minute {
+	if !warn || !frame.claims(l.config.VIPs, l.config.MAC.addr) {
 		return false
 	}
-	c.mac, c.when = mac, now
+	l.log.Warn((&ConflictError{VIP: frame.senderIP, MAC: frame.senderMAC.hardware(), Cluster: l.config.MAC}).Error())
 	return true
 }
+
+// conflictEvery is how often a VIP that others claim is a line in the log.
+const conflictEvery = time.Minute
 
 // announce sends gratuitous ARP for every VIP, if the link is up and works.
 func (w *watch) announce() {

@@ -7,11 +7,9 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/mdlayher/packet"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -22,8 +20,9 @@ import (
 // cancelled, and changes nothing then: that is Down's part.
 //
 // notify gets the Status as it is at the start and then each change, one call at a
-// time; changes that come faster than notify returns are coalesced to the newest.
-// What Run cannot do for the moment is a Status with a reason, and tried again
+// time; changes that come faster than notify returns are coalesced, but an outage
+// is never left out, however short: what else hangs on the interface, such as rules
+// at its ingress, may be gone. What Run cannot do for the moment is a Status with a reason, and tried again
 // each second; events of the kernel are only a hint to look.
 func (l *Link) Run(ctx context.Context, notify func(Status)) error {
 	return l.run(ctx, notify, subscribe)
@@ -31,7 +30,7 @@ func (l *Link) Run(ctx context.Context, notify func(Status)) error {
 
 func (l *Link) run(ctx context.Context, notify func(Status), subscribe func() (notices, error)) error {
 	tasks, ctx := errgroup.WithContext(ctx)
-	w := &watch{Link: l, tasks: tasks, subscribe: subscribe, statuses: make(chan Status, 1), failed: map[string]string{}}
+	w := &watch{Link: l, tasks: tasks, subscribe: subscribe, statuses: make(chan Status, 2), failed: map[string]string{}}
 	tasks.Go(func() error { return deliver(ctx, w.statuses, notify) })
 	w.loop(ctx)
 	w.events.close()
@@ -46,7 +45,7 @@ type watch struct {
 	*Link
 	tasks     *errgroup.Group
 	subscribe func() (notices, error)
-	statuses  chan Status // one slot: the newest that was not delivered
+	statuses  chan Status // those that were not delivered, coalesced: room for two
 
 	events source // the kernel's notices of changes
 	arp    source // the packet socket of the responder
@@ -134,8 +133,8 @@ func (w *watch) look() {
 		}
 		return
 	}
-	kept := now.carrierKept(before) && !deleted
-	if kept {
+	outage := now.outageSince(before, deleted)
+	if outage == "" && before.working() {
 		now.carrierSince = before.carrierSince
 	} else {
 		now.carrierSince = time.Now()
@@ -151,8 +150,11 @@ func (w *watch) look() {
 	if err != nil && status.OK {
 		status = Status{Reason: strings.ReplaceAll(err.Error(), "\n", "; ")}
 	}
+	if outage != "" && status.OK {
+		w.tell(Status{Reason: fmt.Sprintf("interface %s %s", w.config.Interface, outage)})
+	}
 	changed := w.tell(status)
-	if status.OK && (w.fresh.Swap(false) || changed || !kept) {
+	if status.OK && (w.fresh.Swap(false) || changed) {
 		w.announce()
 	}
 }
@@ -178,96 +180,6 @@ func (w *watch) report(doing string, err error) {
 	if w.failed[doing] != err.Error() {
 		w.failed[doing] = err.Error()
 		w.log.Warn("failed, and will be tried again: "+doing, "interface", w.config.Interface, "error", err)
-	}
-}
-
-// tell hands a changed status to deliver, and says whether it has changed. It never
-// blocks: there is one sender, and it empties the slot first.
-func (w *watch) tell(status Status) bool {
-	if w.told && status == w.status {
-		return false
-	}
-	w.told, w.status = true, status
-	select {
-	case <-w.statuses:
-	default:
-	}
-	w.statuses <- status
-	return true
-}
-
-// deliver calls notify with each new status.
-func deliver(ctx context.Context, statuses <-chan Status, notify func(Status)) error {
-	var last *Status
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case status := <-statuses:
-			if last == nil || *last != status { // it may have come back while notify ran
-				last = &status
-				notify(status)
-			}
-		}
-	}
-}
-
-// notices is a subscription to the kernel's notices of changes. *nl.NetlinkSocket
-// is one.
-type notices interface {
-	Receive() ([]syscall.NetlinkMessage, *unix.SockaddrNetlink, error)
-	Close()
-}
-
-// subscribe opens the notices of changed interfaces and addresses.
-func subscribe() (notices, error) {
-	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR)
-	if err != nil {
-		return nil, fmt.Errorf("subscribing to changes of interfaces and addresses: %w", err)
-	}
-	return socket, nil
-}
-
-// hear subscribes, unless a subscription is alive.
-func (w *watch) hear() error {
-	if w.events.alive() {
-		return nil
-	}
-	w.events.close()
-	notices, err := w.subscribe()
-	if err != nil {
-		return err
-	}
-	w.events = w.read(func() { w.listen(notices) }, notices.Close)
-	return nil
-}
-
-// listen turns notices into nudges, until they fail for good. Notices that the
-// socket had no room for (ENOBUFS) are no loss: the state is read anyway.
-func (l *Link) listen(notices notices) {
-	for {
-		messages, _, err := notices.Receive()
-		if err != nil && !errors.Is(err, unix.ENOBUFS) {
-			return // the next look subscribes again
-		}
-		for _, m := range messages {
-			l.heed(m)
-		}
-		l.nudge()
-	}
-}
-
-// heed takes from a notice that our interface was deleted, or moved to another
-// network namespace. One that comes back may have the same index, but it has
-// forgotten its groups and the sockets on it.
-func (l *Link) heed(m syscall.NetlinkMessage) {
-	if m.Header.Type != unix.RTM_DELLINK || len(m.Data) < unix.SizeofIfInfomsg {
-		return
-	}
-	info := nl.DeserializeIfInfomsg(m.Data)
-	// A bridge tells of a port that it loses with the same type and another family.
-	if info.Family == unix.AF_UNSPEC && int(info.Index) == l.seen.Load().index {
-		l.deleted.Store(true)
 	}
 }
 

@@ -2,18 +2,14 @@ package link
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"net/netip"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
 )
 
 // watched serves on a node beside a client. Without polling, only events of the
@@ -207,131 +203,70 @@ func TestWatchWithoutEvents(t *testing.T) {
 	s := newSegment(t)
 	node := s.join("n", "192.0.2.11/24")
 	l := mustOpen(node, nil)
-	ctx, cancel := context.WithCancel(t.Context())
-	seen := &statuses{}
-	var broken atomic.Int32
-	ended := make(chan error, 1)
-	go func() {
-		ended <- node.Do(func() error {
-			// All subscriptions end at once, for want of file descriptors or whatever.
-			return l.run(ctx, seen.add, func() (notices, error) {
-				broken.Add(1)
-				return nil, errors.New("broken")
-			})
-		})
-	}()
-	seen.await(t, "")
+	seen, attempts := runDeaf(node, l)
 	s.ip("link set p1 down")
 	seen.await(t, "interface eth0 has no carrier")
 	s.ip("link set p1 up")
 	seen.await(t, "")
-	eventually(t, "another attempt to subscribe", func() bool { return broken.Load() > 2 })
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
+	eventually(t, "another attempt to subscribe", func() bool { return attempts.Load() > 2 })
 }
 
-// linkNotice is a notice of the kernel about an interface.
-func linkNotice(kind uint16, family uint8, index int) syscall.NetlinkMessage {
-	data := make([]byte, unix.SizeofIfInfomsg)
-	data[0] = family
-	binary.NativeEndian.PutUint32(data[4:], uint32(index))
-	return syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: kind}, Data: data}
-}
-
-func TestNoticesOfDeletion(t *testing.T) {
-	for _, c := range []struct {
-		name   string
-		notice syscall.NetlinkMessage
-		want   bool
-	}{
-		{"deleted", linkNotice(unix.RTM_DELLINK, unix.AF_UNSPEC, 2), true},
-		{"changed", linkNotice(unix.RTM_NEWLINK, unix.AF_UNSPEC, 2), false},
-		{"another interface", linkNotice(unix.RTM_DELLINK, unix.AF_UNSPEC, 3), false},
-		{"taken from a bridge", linkNotice(unix.RTM_DELLINK, unix.AF_BRIDGE, 2), false},
-		{"an address", linkNotice(unix.RTM_DELADDR, unix.AF_INET, 2), false},
-		{"cut short", syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: unix.RTM_DELLINK}, Data: []byte{0, 0}}, false},
-	} {
-		l := &Link{}
-		l.seen.Store(&sight{device: device{found: true, index: 2}})
-		l.heed(c.notice)
-		if got := l.deleted.Load(); got != c.want {
-			t.Errorf("%s: deleted %v, want %v", c.name, got, c.want)
-		}
-	}
-}
-
-// The kernel drops notices when the socket is full and says so: that is a reason to
-// look, not to stop.
-func TestOverrunOfNoticesIsAReasonToLook(t *testing.T) {
-	l := &Link{kick: make(chan struct{}, 1)}
-	script := &scriptedNotices{results: []error{fmt.Errorf("receiving: %w", unix.ENOBUFS), nil, unix.ENOBUFS, unix.EBADF}}
-	script.before = func() {
-		select {
-		case <-l.kick:
-		default:
-			t.Error("no look after the last result")
-		}
-	}
-	l.listen(script)
-	if len(script.results) > 0 {
-		t.Errorf("stopped with %v to come", script.results)
-	}
-}
-
-// scriptedNotices gives one result after the other; before runs between two.
-type scriptedNotices struct {
-	results []error
-	begun   bool
-	before  func()
-}
-
-func (s *scriptedNotices) Receive() ([]syscall.NetlinkMessage, *unix.SockaddrNetlink, error) {
-	if s.begun {
-		s.before()
-	}
-	s.begun = true
-	err := s.results[0]
-	s.results = s.results[1:]
-	return nil, nil, err
-}
-
-func (s *scriptedNotices) Close() {}
-
-func TestStatusesAreCoalescedAndNeverBlockTheWatch(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	w := &watch{statuses: make(chan Status, 1)}
-	got, release := make(chan Status), make(chan struct{})
+// runDeaf runs a link that cannot subscribe to the kernel's notices, for want of
+// file descriptors or whatever.
+func runDeaf(h host, l *Link) (seen *statuses, attempts *atomic.Int32) {
+	h.t.Helper()
+	seen, attempts = &statuses{}, &atomic.Int32{}
+	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- deliver(ctx, w.statuses, func(s Status) {
-			got <- s
-			<-release
+		ended <- h.Do(func() error {
+			return l.run(ctx, seen.add, func() (notices, error) {
+				attempts.Add(1)
+				return nil, errors.New("broken")
+			})
 		})
 	}()
-	w.tell(Status{OK: true})
-	if s := <-got; !s.OK {
-		t.Errorf("first status %+v", s)
-	}
-	for i := range 1000 { // notify is busy all the while
-		if !w.tell(Status{Reason: fmt.Sprint(i)}) {
-			t.Fatal("a change was taken for none")
+	h.t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			h.t.Error(err)
 		}
-	}
-	if w.tell(Status{Reason: "999"}) {
-		t.Error("no change was taken for one")
-	}
-	release <- struct{}{}
-	if s := <-got; s.Reason != "999" {
-		t.Errorf("after notify was free: %+v, want the newest", s)
-	}
-	w.tell(Status{OK: true})
-	w.tell(Status{Reason: "999"})
-	release <- struct{}{}
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
+	})
+	seen.await(h.t, "")
+	return seen, attempts
+}
+
+// Who has rules at the interface's ingress must learn that it is another one, even
+// if it was made anew between two looks.
+func TestAnOutageBetweenTwoLooksIsReported(t *testing.T) {
+	for name, c := range map[string]struct {
+		outage func(*segment, host)
+		reason string
+	}{
+		"made anew": {func(s *segment, h host) {
+			h.ip("link del eth0")
+			s.plug(h, "eth0", "192.0.2.11/24")
+		}, "interface eth0 was made anew"},
+		"carrier lost": {func(s *segment, h host) {
+			s.ip("link set p1 down")
+			s.ip("link set p1 up")
+			eventually(s.t, "a carrier", func() bool { return strings.Contains(h.ip("link show eth0"), "state UP") })
+		}, "interface eth0 lost its carrier for a moment"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSegment(t)
+			node := s.join("n", "192.0.2.11/24")
+			l := mustOpen(node, nil)
+			l.lookEvery = time.Hour
+			seen, _ := runDeaf(node, l)
+			c.outage(s, node)
+			l.nudge()
+			want := []Status{{OK: true}, {Reason: c.reason}, {OK: true}}
+			eventually(t, "three statuses", func() bool { return len(seen.all()) == len(want) })
+			if diff := cmp.Diff(want, seen.all()); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 
