@@ -50,6 +50,9 @@ func (c *Core) sendRequest(r *request) {
 // released in the kernel first.
 func (c *Core) receiveRequest(p *peer, q *Request) {
 	known := c.findGrant(p.Incarnation, q.ID)
+	// A repetition gets the grant again, as long as it is not confirmed; never a
+	// second one, which an old confirmation could end.
+	repeated := q.ID <= p.granted
 	refused := map[Reason]hashring.Set{}
 	refuse := func(slot Slot, why Reason) {
 		set, ok := refused[why]
@@ -65,8 +68,8 @@ func (c *Core) receiveRequest(p *peer, q *Request) {
 			continue
 		}
 		why := c.judge(p, slot)
-		if why == 0 && known != nil {
-			why = InMotion // a repeated request: its grant is out, the rest needs a new one
+		if why == 0 && repeated {
+			why = InMotion
 		}
 		if why != 0 {
 			refuse(slot, why)
@@ -83,6 +86,7 @@ func (c *Core) receiveRequest(p *peer, q *Request) {
 	if give.Empty() {
 		return
 	}
+	p.granted = q.ID
 	c.want.RemoveAll(give)
 	c.promised.AddAll(give)
 	c.grants = append(c.grants, &grant{to: p.Incarnation, id: q.ID, slots: give})
@@ -102,7 +106,7 @@ func (c *Core) judge(p *peer, slot Slot) Reason {
 	}
 	// A node that is worse off than the heir gives to whoever asks: to keep the
 	// slot only because the two views differ would help nobody.
-	if p.rank(service) > c.memberSelf().rank(service) {
+	if p.rank(service) > c.rank(service) {
 		return 0
 	}
 	return NotYours
@@ -145,39 +149,49 @@ func (c *Core) sendGrant(g *grant) {
 	}
 }
 
-// receiveGrant takes what was asked for, once; declines what was not, or is no
-// longer wanted; confirms again what is long in the kernel.
+// receiveGrant takes what was asked for, once; confirms again what it has; and
+// declines what it did not ask for, or no longer wants. It says nothing of what
+// the kernel may still accept: the holder must not take that back yet, and will
+// repeat its grant.
 func (c *Core) receiveGrant(p *peer, g *Grant) {
-	r := c.requests[g.ID]
-	if r == nil || r.to != p.Incarnation {
-		c.send(p, &Message{Cancel: &Cancel{ID: g.ID, Slots: g.Slots}})
-		return
-	}
-	take := g.Slots.Clone()
-	take.RetainAll(r.slots)
-	done := g.Slots.Clone()
-	done.RetainAll(r.closed)
-	decline := g.Slots.Clone()
-	decline.RemoveAll(take)
-	decline.RemoveAll(r.taken)
-	if !take.Empty() {
-		r.slots.RemoveAll(take)
-		r.taken.AddAll(take)
-		r.version = max(r.version, g.Version)
-		c.requested.RemoveAll(take)
-		c.want.AddAll(take)
-		if p.said == nil || p.said.Version < g.Version {
-			p.releasedAt = max(p.releasedAt, g.Version)
-			p.released.AddAll(take)
+	rest, confirm := g.Slots.Clone(), c.cfg.newSet()
+	if r := c.requests[g.ID]; r != nil && r.to == p.Incarnation {
+		take := rest.Clone()
+		take.RetainAll(r.slots)
+		if !take.Empty() {
+			c.accept(p, r, g.Version, take)
 		}
-		c.replan = true
+		confirm.AddAll(rest)
+		confirm.RetainAll(r.closed) // perhaps given on since then: still the answer
+		rest.RemoveAll(r.taken)
 	}
-	if !done.Empty() {
-		c.send(p, &Message{Confirm: &Confirm{ID: g.ID, Slots: done}})
+	held := rest.Clone()
+	held.RetainAll(c.kernel)
+	held.RetainAll(c.want)
+	held.RemoveAll(c.openSlots)
+	confirm.AddAll(held)
+	rest.RemoveAll(c.kernel)
+	rest.RemoveAll(c.openSlots)
+	if !confirm.Empty() {
+		c.send(p, &Message{Confirm: &Confirm{ID: g.ID, Slots: confirm}})
 	}
-	if !decline.Empty() {
-		c.send(p, &Message{Cancel: &Cancel{ID: g.ID, Slots: decline}})
+	if !rest.Empty() {
+		c.send(p, &Message{Cancel: &Cancel{ID: g.ID, Slots: rest}})
 	}
+}
+
+// accept takes slots of a grant for this node.
+func (c *Core) accept(p *peer, r *request, version uint64, slots hashring.Set) {
+	r.slots.RemoveAll(slots)
+	r.taken.AddAll(slots)
+	r.version = max(r.version, version)
+	c.requested.RemoveAll(slots)
+	c.want.AddAll(slots)
+	if p.said == nil || p.said.Version < version {
+		p.releasedAt = max(p.releasedAt, version)
+		p.released.AddAll(slots)
+	}
+	c.replan = true
 }
 
 // receiveRefusal: the slots are free to be asked for again when something has
@@ -246,8 +260,7 @@ func (c *Core) shrink(g *grant, slots hashring.Set) {
 // have. It must happen before the new view's digest is published: whoever sees
 // the digest may rely on it.
 func (c *Core) withdraw(keep func(Slot) bool) {
-	for _, id := range slices.Sorted(maps.Keys(c.requests)) {
-		r := c.requests[id]
+	for _, r := range c.sortedRequests() {
 		gone := c.cfg.newSet()
 		for slot := range r.slots.All() {
 			if !keep(slot) {
@@ -260,7 +273,7 @@ func (c *Core) withdraw(keep func(Slot) bool) {
 		r.slots.RemoveAll(gone)
 		c.requested.RemoveAll(gone)
 		if p := c.alivePeer(r.to); p != nil {
-			c.send(p, &Message{Cancel: &Cancel{ID: id, Slots: gone}})
+			c.send(p, &Message{Cancel: &Cancel{ID: r.id, Slots: gone}})
 		}
 		c.dropIfOver(r)
 	}

@@ -1,6 +1,9 @@
 package node
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // live moves the node through its phases: from joining to serving when nothing
 // forbids it any more, and back when the wire is gone or others run a newer spec.
@@ -14,9 +17,13 @@ func (c *Core) live() {
 			c.attach()
 			return
 		}
-		c.enter(Active)
-		if c.drained {
+		switch {
+		case c.forced:
+			c.enter(Drained)
+		case c.drained:
 			c.enter(Draining)
+		default:
+			c.enter(Active)
 		}
 	case Active, Draining, Drained:
 		if p := c.outranked(true); p != nil {
@@ -37,7 +44,7 @@ func (c *Core) enter(p Phase) {
 
 // attach asks the shell to bring the VIP up, once at a time.
 func (c *Core) attach() {
-	if c.attaching || c.attachFailed != nil && c.now < c.attachAfter {
+	if c.attaching || c.now < c.attachAfter {
 		return
 	}
 	c.attaching = true
@@ -53,7 +60,7 @@ func (c *Core) attachDone(err error) {
 		c.attachFailed, c.attachAfter = err, c.now+c.cfg.Timing.Alone
 		return
 	}
-	c.attached, c.attachFailed = true, nil
+	c.attached, c.attachFailed, c.attachAfter = true, nil, 0
 }
 
 // mayServe says what still keeps a joining node from serving; "" if nothing does.
@@ -71,7 +78,7 @@ func (c *Core) mayServe() string {
 	alone := true
 	for p := range c.alivePeers() {
 		alone = false
-		if !p.told {
+		if p.said == nil {
 			if c.now >= p.aliveSince+c.cfg.Timing.Alone {
 				continue // it has had its time; it may be of another format
 			}
@@ -105,7 +112,7 @@ func (c *Core) outranked(servingOnly bool) *peer {
 		if !p.foreign {
 			continue
 		}
-		serves := p.foreignIs.Serving()
+		serves := p.said != nil && p.said.Phase.Serving()
 		higher := p.SpecRevision > c.cfg.SpecRevision ||
 			p.SpecRevision == c.cfg.SpecRevision && p.Name < c.cfg.Name
 		if servingOnly && serves && higher || !servingOnly && (serves || higher) {
@@ -132,15 +139,24 @@ func (c *Core) withdrawFromService(why string) {
 	c.notice(true, "giving up all buckets: %s", why)
 	c.giveUp()
 	c.enter(Joining)
-	c.startedAt = c.now
+	c.startedAt, c.giveUpBy = c.now, 0
 }
 
 // giveUp forgets every slot and everything under way about slots.
 func (c *Core) giveUp() {
+	if c.want.Empty() && len(c.requests) == 0 && len(c.grants) == 0 {
+		return
+	}
 	c.withdraw(func(Slot) bool { return false })
-	clear(c.requests)
+	for id, r := range c.requests {
+		// What the kernel has confirmed must go on to be confirmed; what it has not
+		// is declined when it cannot accept it any more (see receiveGrant).
+		if r.taken = r.closed.Clone(); r.taken.Empty() {
+			delete(c.requests, id)
+		}
+	}
 	c.grants = nil
-	c.want, c.promised, c.requested = c.cfg.newSet(), c.cfg.newSet(), c.cfg.newSet()
+	c.want, c.promised = c.cfg.newSet(), c.cfg.newSet()
 	c.replan = true
 }
 
@@ -153,24 +169,26 @@ func (c *Core) leave() {
 		c.giveUp()
 	}
 	c.enter(Leaving)
-	c.leaveBy = c.now + c.cfg.Timing.LeaveBy
+	c.giveUpBy = c.now + c.cfg.Timing.LeaveBy
 }
 
 // finish ends what a phase was for: a node that drains is drained, one that
-// leaves may stop.
+// leaves may stop, and does so even if its kernel refuses to release the buckets:
+// the end of the process releases them.
 func (c *Core) finish() {
 	switch c.phase {
-	case Leaving:
-		if c.now >= c.leaveBy || !c.hasHeir() {
+	case Draining:
+		if c.idle() && c.hasHeir(rankUnfit) {
+			c.enter(Drained)
+		}
+	case Drained, Leaving: // a node that is drained by force may still have some
+		if c.now >= c.giveUpBy || !c.hasHeir(rankHolding) {
 			c.giveUp()
 		}
-		if c.idle() && !c.stopped {
+		late := c.now >= c.giveUpBy+c.cfg.Timing.LeaveBy
+		if c.phase == Leaving && !c.stopped && (c.idle() || late) {
 			c.stopped = true
 			c.out = append(c.out, Stop{})
-		}
-	case Draining:
-		if c.idle() && c.hasHeir() {
-			c.enter(Drained)
 		}
 	}
 }
@@ -180,154 +198,53 @@ func (c *Core) idle() bool {
 	return c.want.Empty() && c.kernel.Empty() && c.open == nil && len(c.grants) == 0
 }
 
-// hasHeir reports whether some other node can be given buckets.
-func (c *Core) hasHeir() bool {
-	for _, m := range c.view.Members() {
-		if m.Name != c.cfg.Name && m.eligible() > rankHolding {
-			return true
-		}
-	}
-	return false
-}
-
-// wished deals with what a local operator wants of some node.
-func (c *Core) wished(ev Wished) {
-	w := ev.Wish
-	w.Origin = c.cfg.Name
-	if w.Node == c.cfg.Name {
-		w.Stamp = nextStamp(c.obeyed, w.Origin)
-		c.answer(ev.Token, c.obey(w), "")
-		return
-	}
-	p := c.peers[w.Node]
-	if p == nil {
-		c.answer(ev.Token, fmt.Sprintf("no node is named %q; `peervip status` lists them", w.Node), "")
-		return
-	}
-	if p.said != nil {
-		w.Stamp = p.said.Obeyed
-	}
-	w.Stamp = nextStamp(max(w.Stamp, c.wishes[w.Node].Stamp), w.Origin)
-	c.keepWish(w)
-	for q := range c.alivePeers() {
-		q.wishSentAt = c.now
-		c.send(q, &Message{Wish: &w})
-	}
-	if !p.alive {
-		c.answer(ev.Token, "", fmt.Sprintf("%s is down; it will be told when it comes back", w.Node))
-		return
-	}
-	c.asking[w.Node] = ev.Token
-}
-
-// keepWish keeps the wish until its node says that it has dealt with it. Whoever
-// waits here for an older one is told.
-func (c *Core) keepWish(w Wish) {
-	c.wishes[w.Node] = w
-	if token, ok := c.asking[w.Node]; ok {
-		delete(c.asking, w.Node)
-		c.answer(token, inBetween(w.Node), "")
-	}
-}
-
-func inBetween(node string) string {
-	return fmt.Sprintf("another command for %s came in between; see `peervip status`", node)
-}
-
-func (c *Core) receiveWish(p *peer, w Wish) {
-	if w.Node != c.cfg.Name {
-		if t := c.peers[w.Node]; t != nil && t.said != nil && t.said.Obeyed >= w.Stamp {
-			return
-		}
-		if w.Stamp > c.wishes[w.Node].Stamp {
-			c.keepWish(w)
-		}
-		return
-	}
-	if w.Stamp > c.obeyed {
-		c.verdict = Verdict{Stamp: w.Stamp, Refused: c.obey(w)}
-	}
-	if w.Origin == p.Name {
-		v := Verdict{Stamp: w.Stamp} // obeyed in an earlier life
-		switch {
-		case c.verdict.Stamp == w.Stamp:
-			v = c.verdict
-		case w.Stamp < c.obeyed:
-			v.Refused = inBetween(w.Node)
-		}
-		c.send(p, &Message{Verdict: &v})
-	}
-}
-
-func (c *Core) receiveVerdict(p *peer, v *Verdict) {
-	if w, ok := c.wishes[p.Name]; ok && v.Stamp >= w.Stamp {
-		delete(c.wishes, p.Name)
-		if token, ok := c.asking[p.Name]; ok {
-			delete(c.asking, p.Name)
-			c.answer(token, v.Refused, "")
-		}
-	}
-}
-
-// obey does what is wished of this node, and returns why not if it cannot.
-func (c *Core) obey(w Wish) (refused string) {
-	c.obeyed = max(c.obeyed, w.Stamp)
-	defer func() { c.out = append(c.out, Save{Drained: c.drained, Obeyed: c.obeyed}) }()
-	switch w.Want {
-	case WantDrain:
-		return c.drain(w.Force)
-	case WantResume:
-		c.drained = false
-		if c.phase == Draining || c.phase == Drained {
-			c.enter(Active)
-		}
-	case WantWeight:
-		if w.Weight < 1 || w.Weight > MaxWeight {
-			return fmt.Sprintf("weight %d: must be 1 to %d", w.Weight, MaxWeight)
-		}
-		c.wantWeight = Tenths(w.Weight)
-	default:
-		return fmt.Sprintf("%s does not know how to %q; is it an older version?", c.cfg.Name, w.Want)
-	}
-	return ""
-}
-
-// MaxWeight is the greatest weight that a node may have.
-const MaxWeight = 1000
-
-func (c *Core) drain(force bool) (refused string) {
-	if c.phase == Leaving {
-		return fmt.Sprintf("%s is leaving already", c.cfg.Name)
-	}
-	if c.phase == Active && !force && !c.hasFitHeir() {
-		return fmt.Sprintf("%s is the last fit node: nobody would answer; drain it all the same with --force", c.cfg.Name)
-	}
-	c.drained = true
-	if c.phase != Active && c.phase != Draining {
-		return ""
-	}
-	c.enter(Draining)
-	if force && !c.hasHeir() {
-		c.giveUp()
-		c.enter(Drained)
-	}
-	return ""
+// hasHeir reports whether some other node, of that rank at least when its checks
+// pass, can be given buckets.
+func (c *Core) hasHeir(least rank) bool {
+	return slices.ContainsFunc(c.view.Members(), func(m Member) bool {
+		return m.Name != c.cfg.Name && m.eligible() >= least
+	})
 }
 
 // hasFitHeir reports whether each service for which this node is fit has another
 // fit node.
 func (c *Core) hasFitHeir() bool {
-	for service := range c.cfg.Services {
-		if c.unfit[service] {
-			continue
-		}
-		found := false
-		for _, m := range c.view.Members() {
-			found = found || m.Name != c.cfg.Name && m.rank(service) == rankFit
-		}
-		if !found {
+	for service, unfit := range c.unfit {
+		if !unfit && !slices.ContainsFunc(c.view.Members(), func(m Member) bool {
+			return m.Name != c.cfg.Name && m.rank(service) == rankFit
+		}) {
 			return false
 		}
 	}
 	return true
+}
+
+// drain begins what an operator wishes. With force the node gives its buckets away
+// though nobody else is fit for them: to nodes that are not, or to nobody.
+func (c *Core) drain(force bool) (refused string) {
+	fitHeir := c.hasFitHeir()
+	switch {
+	case c.phase == Leaving:
+		return fmt.Sprintf("%s is leaving already", c.cfg.Name)
+	case c.phase == Active && !force && !fitHeir:
+		return fmt.Sprintf("%s is the last fit node: nobody would answer; drain it all the same with --force", c.cfg.Name)
+	}
+	c.drained, c.forced = true, c.forced || force
+	switch {
+	case !c.phase.Serving(): // it will be drained when it begins to serve
+	case force && !fitHeir:
+		c.enter(Drained)
+		c.giveUpBy = c.now + c.cfg.Timing.LeaveBy
+	case c.phase == Active:
+		c.enter(Draining)
+	}
+	return ""
+}
+
+func (c *Core) resume() {
+	c.drained, c.forced = false, false
+	if c.phase == Draining || c.phase == Drained {
+		c.enter(Active)
+		c.giveUpBy = 0
+	}
 }

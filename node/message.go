@@ -23,6 +23,9 @@ type Message struct {
 	// To is the nonce of the incarnation that is addressed; 0 addresses any. A
 	// message to a dead incarnation must not be obeyed by its successor.
 	To uint64 `json:"to,omitempty"`
+	// Said is the version of the sender's statement when it sent this. Whoever
+	// knows an older one does not know all that the sender claims.
+	Said uint64 `json:"said,omitempty"`
 
 	Delta   *Delta   `json:"delta,omitempty"`
 	Ack     *Ack     `json:"ack,omitempty"`

@@ -9,6 +9,7 @@ func (c *Core) receive(m *Message) {
 	if p == nil {
 		return // a stranger, a dead peer, or an earlier life of a peer; gossip speaks first
 	}
+	p.latest = max(p.latest, m.Said)
 	switch {
 	case m.Delta != nil:
 		c.receiveDelta(p, m)
@@ -26,8 +27,8 @@ func (c *Core) receive(m *Message) {
 		p.flows = m.Flows.Counts
 		return
 	}
-	if p.foreign || !m.fits(c.cfg.slots()) {
-		return // another layout: its slots are not ours
+	if p.foreign || m.To == 0 || !m.fits(c.cfg.slots()) {
+		return // its slots are not ours, or it is meant for anybody: slots never are
 	}
 	switch {
 	case m.Request != nil:
@@ -45,23 +46,21 @@ func (c *Core) receive(m *Message) {
 
 func (c *Core) receiveDelta(p *peer, m *Message) {
 	d := m.Delta
-	p.told = true
-	if p.foreign || !m.fits(c.cfg.slots()) {
-		p.foreignIs = d.Phase
-		c.replan = true
-		c.send(p, &Message{Ack: &Ack{Nonce: d.Nonce, Version: d.Version}})
-		return
+	if p.foreign {
+		d = d.withoutSlots(c.cfg.newSet())
+	} else if !m.fits(c.cfg.slots()) {
+		return // the same spec and other slots: no word of it can be true
 	}
-	if p.said != nil && d.Version <= p.said.Version {
-		c.send(p, &Message{Ack: &Ack{Nonce: d.Nonce, Version: p.said.Version}})
+	known := uint64(0)
+	if p.said != nil {
+		known = p.said.Version
+	}
+	if d.Version <= known {
+		c.send(p, &Message{Ack: &Ack{Nonce: d.Nonce, Version: known}})
 		return
 	}
 	next, ok := d.apply(p.said)
 	if !ok {
-		known := uint64(0)
-		if p.said != nil {
-			known = p.said.Version
-		}
 		c.send(p, &Message{Ack: &Ack{Nonce: d.Nonce, Version: known, Lost: true}})
 		return
 	}
@@ -71,11 +70,7 @@ func (c *Core) receiveDelta(p *peer, m *Message) {
 	}
 	c.send(p, &Message{Ack: &Ack{Nonce: d.Nonce, Version: next.Version}})
 	c.forgetConfirmed(p)
-	if w, ok := c.wishes[p.Name]; ok && next.Obeyed >= w.Stamp {
-		if _, waits := c.asking[p.Name]; !waits {
-			delete(c.wishes, p.Name)
-		}
-	}
+	c.forgetWish(p)
 	c.replan = true
 }
 
@@ -84,7 +79,7 @@ func (c *Core) receiveAck(p *peer, a *Ack) {
 		return
 	}
 	p.acked = max(p.acked, min(a.Version, c.said.Version))
-	c.replan = c.replan || c.orphansSince > 0
+	c.replan = c.replan || c.inQuestion()
 	if a.Lost && a.Version < c.said.Version {
 		c.sendStatement(p, nil)
 	}

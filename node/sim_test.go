@@ -116,7 +116,7 @@ func (q *eventQueue) Pop() any {
 func newWorld(seed uint64, tracing bool, nodes, buckets int, net simNet) *world {
 	w := &world{
 		tracing: tracing,
-		rng: rand.New(rand.NewPCG(seed, 0)), now: ms, cut: map[[2]int]bool{}, net: net,
+		rng:     rand.New(rand.NewPCG(seed, 0)), now: ms, cut: map[[2]int]bool{}, net: net,
 		buckets: buckets, services: 1, strictSince: -1,
 	}
 	for i := range nodes {
@@ -433,8 +433,8 @@ func (w *world) settle() {
 	}
 	for _, n := range up {
 		c := n.core
-		if len(c.requests) > 0 || len(c.grants) > 0 || c.open != nil || !c.want.Equal(c.kernel) ||
-			!c.requested.Empty() || !c.promised.Empty() || c.orphansSince > 0 || c.doublesSince > 0 {
+		if c.requesting() || len(c.grants) > 0 || c.open != nil || !c.want.Equal(c.kernel) ||
+			!c.requested.Empty() || !c.promised.Empty() || c.inQuestion() {
 			w.fault("%s still waits for something: %d requests, %d grants, open %v, %d wanted, %d in the kernel",
 				n.name, len(c.requests), len(c.grants), c.open != nil, c.want.Count(), c.kernel.Count())
 		}
@@ -470,4 +470,14 @@ func (w *world) settle() {
 func (w *world) report() string {
 	from := max(0, len(w.trace)-400)
 	return strings.Join(w.trace[from:], "\n")
+}
+
+// requesting reports whether a request waits for its answer, or to be confirmed.
+func (c *Core) requesting() bool {
+	for _, r := range c.requests {
+		if !r.slots.Empty() || c.alivePeer(r.to) != nil {
+			return true
+		}
+	}
+	return false
 }

@@ -3,7 +3,6 @@ package node
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 )
 
@@ -62,7 +61,7 @@ func (c *Core) Snapshot() Snapshot {
 		})
 	}
 	s.Nodes = append(s.Nodes, self)
-	for _, p := range c.peers {
+	for _, p := range c.order {
 		s.Nodes = append(s.Nodes, c.peerSnapshot(p))
 	}
 	slices.SortFunc(s.Nodes, func(a, b NodeSnapshot) int { return cmp.Compare(a.Name, b.Name) })
@@ -90,7 +89,7 @@ func at(counts []int, i int) int {
 }
 
 func (c *Core) peerSnapshot(p *peer) NodeSnapshot {
-	n := NodeSnapshot{Incarnation: p.Incarnation, Address: p.Address, Alive: p.alive, Phase: p.foreignIs}
+	n := NodeSnapshot{Incarnation: p.Incarnation, Address: p.Address, Alive: p.alive}
 	if w, ok := c.wishes[p.Name]; ok {
 		n.Wish = w.Want
 	}
@@ -99,7 +98,7 @@ func (c *Core) peerSnapshot(p *peer) NodeSnapshot {
 	}
 	for i := range c.cfg.Services {
 		var svc NodeServiceSnapshot
-		if p.said != nil {
+		if p.said != nil && !p.foreign {
 			svc.Healthy = !slices.Contains(p.said.Unfit, i)
 			if p.alive {
 				svc.Own = p.said.Claims.CountRange(i*c.cfg.Buckets, (i+1)*c.cfg.Buckets)
@@ -153,7 +152,7 @@ func (c *Core) problems() []string {
 		if c.wantUnfit[i] {
 			add("service %s: this node is unfit: %s", svc.Name, c.whyUnfit[i])
 		}
-		if c.phase.Serving() && c.places != nil {
+		if c.phase.Serving() {
 			c.rankProblem(svc.Name, c.places[i].rank, add)
 		}
 	}
@@ -163,7 +162,7 @@ func (c *Core) problems() []string {
 				p.Name, p.SpecRevision, c.cfg.SpecRevision)
 		}
 	}
-	for _, n := range c.sortedPeers() {
+	for _, n := range c.order {
 		if !n.alive {
 			add("%s is dead; its buckets have gone to the others until it is started again", n.Name)
 		}
@@ -182,15 +181,6 @@ func (c *Core) rankProblem(service string, r rank, add func(string, ...any)) {
 	case r == rankNever:
 		add("service %s: no node serves; resume one with `peervip resume`", service)
 	}
-}
-
-func (c *Core) sortedPeers() []*peer {
-	list := make([]*peer, 0, len(c.peers))
-	for _, p := range c.peers {
-		list = append(list, p)
-	}
-	slices.SortFunc(list, func(a, b *peer) int { return cmp.Compare(a.Name, b.Name) })
-	return list
 }
 
 // Explanation says where one bucket is and why.
@@ -255,19 +245,4 @@ func (c *Core) Explain(service, bucket int) Explanation {
 		e.Why += "; nobody has it yet"
 	}
 	return e
-}
-
-// Exchange is what this node tells in a state exchange: its whole statement, and
-// the wishes that it keeps for others.
-func (c *Core) Exchange() []*Message {
-	var list []*Message
-	if c.said != nil {
-		d := c.said.delta(nil)
-		list = append(list, &Message{From: c.cfg.Incarnation, Delta: &d})
-	}
-	for _, name := range slices.Sorted(maps.Keys(c.wishes)) {
-		w := c.wishes[name]
-		list = append(list, &Message{From: c.cfg.Incarnation, Wish: &w})
-	}
-	return list
 }

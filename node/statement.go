@@ -85,12 +85,17 @@ func (d *Delta) apply(s *Statement) (*Statement, bool) {
 	return &next, true
 }
 
+// withoutSlots is what a node of another spec can understand of d: all but slots
+// and services, as a statement that is whole.
+func (d *Delta) withoutSlots(none hashring.Set) *Delta {
+	s := d.Statement
+	s.Claims, s.Granted, s.Unfit = none, nil, nil
+	return &Delta{Statement: s}
+}
+
 func symmetricDifference(a, b hashring.Set) hashring.Set {
-	both := a.Clone()
-	both.RetainAll(b)
 	either := a.Clone()
-	either.AddAll(b)
-	either.RemoveAll(both)
+	either.ToggleAll(b)
 	return either
 }
 
@@ -109,7 +114,11 @@ func (s *Statement) member() Member {
 	return Member{Incarnation: s.Incarnation, Weight: s.Weight, Phase: s.Phase, Unfit: s.Unfit}
 }
 
-// Tenths quantises a configured weight to tenths of the default weight 100, at
-// least one, so that small changes of a weight move nothing (design: views must
-// come to rest).
-func Tenths(weight int) int { return max(1, (weight+5)/10) }
+// MaxWeight is the greatest weight that a node may have.
+const MaxWeight = 1000
+
+// Tenths quantises a configured weight to tenths of the default weight 100, so
+// that small changes of a weight move nothing (design: views must come to rest).
+// A weight beyond 1 to MaxWeight counts as the nearest of them, and even the
+// least one is a tenth.
+func Tenths(weight int) int { return (min(max(weight, 5), MaxWeight) + 5) / 10 }

@@ -12,11 +12,11 @@ type (
 	// Tick: time passed. Any event carries the time; this one carries nothing else.
 	Tick struct{}
 
-	// Started: the process is up. Drained and Obeyed are what it remembers of its
-	// last life.
+	// Started: the process is up. The rest is what it remembers of its last life,
+	// from the last Save.
 	Started struct {
-		Drained bool
-		Obeyed  uint64
+		Drained, Forced bool
+		Obeyed          uint64
 	}
 
 	// SeedsTried: every seed has been tried once, so those that can be reached are
@@ -113,10 +113,11 @@ type (
 	// Attach: bring the VIP up and answer for it; report Attached.
 	Attach struct{}
 
-	// Save: remember over a restart.
+	// Save: remember over a restart. Forced says that the node was drained by force
+	// though no other was fit, and must not even serve as the last one.
 	Save struct {
-		Drained bool
-		Obeyed  uint64
+		Drained, Forced bool
+		Obeyed          uint64
 	}
 
 	// Answer: tell the operator who wished. An empty Refused means done, or kept

@@ -79,24 +79,21 @@ const (
 )
 
 // eligible is the member's rank for services whose checks pass.
-func (m Member) eligible() rank {
-	switch m.Phase {
-	case Active:
-		return rankFit
-	case Draining:
-		return rankHolding
-	default:
-		return rankNever
-	}
-}
+func (m Member) eligible() rank { return rankIn(m.Phase, false) }
 
 // rank is the member's rank for one service.
-func (m Member) rank(service int) rank {
-	r := m.eligible()
-	if r == rankFit && slices.Contains(m.Unfit, service) {
+func (m Member) rank(service int) rank { return rankIn(m.Phase, slices.Contains(m.Unfit, service)) }
+
+func rankIn(phase Phase, unfit bool) rank {
+	switch {
+	case phase == Draining:
+		return rankHolding
+	case phase != Active:
+		return rankNever
+	case unfit:
 		return rankUnfit
 	}
-	return r
+	return rankFit
 }
 
 // placement says who should own each bucket of one service.
@@ -107,18 +104,30 @@ type placement struct {
 	rank rank
 }
 
-// place computes the owners of one service's buckets.
-func (v View) place(buckets, service int) placement {
-	var best rank
-	for _, m := range v.members {
-		best = max(best, m.rank(service))
-	}
-	members := make([]hashring.Member, len(v.members))
-	for i, m := range v.members {
-		members[i] = hashring.Member{
-			Name: m.Name, Weight: m.Weight,
-			Fit: best > rankNever && m.rank(service) == best,
+// place computes the owners of all services' buckets. Services for which the
+// same nodes are fit, as nearly always all of them, share one table.
+func (v View) place(buckets, services int) []placement {
+	places := make([]placement, services)
+	tables := map[string]hashring.Table{} // by who may be given buckets
+	for service := range places {
+		var best rank
+		for _, m := range v.members {
+			best = max(best, m.rank(service))
 		}
+		members := make([]hashring.Member, len(v.members))
+		fit := make([]byte, len(v.members))
+		for i, m := range v.members {
+			members[i] = hashring.Member{Name: m.Name, Weight: m.Weight}
+			if best > rankNever && m.rank(service) == best {
+				members[i].Fit, fit[i] = true, 1
+			}
+		}
+		table, ok := tables[string(fit)]
+		if !ok {
+			table = hashring.Place(buckets, members)
+			tables[string(fit)] = table
+		}
+		places[service] = placement{table: table, rank: best}
 	}
-	return placement{table: hashring.Place(buckets, members), rank: best}
+	return places
 }

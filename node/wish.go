@@ -1,6 +1,6 @@
 package node
 
-import "github.com/cespare/xxhash/v2"
+import "fmt"
 
 // Wish is what an operator wants of a node, told to any node. It is kept by
 // every member until the node that it names says that it has dealt with it, so a
@@ -35,9 +35,126 @@ type Verdict struct {
 	Refused string `json:"refused,omitempty"`
 }
 
+// maxStamp is the highest stamp that is believed; above it nextStamp would run
+// over.
+const maxStamp = 1 << 63
+
 // nextStamp is a stamp above the last one: a count, and below it a trace of the
-// origin, so that two operators who wish at the same moment on two nodes get
-// different stamps.
-func nextStamp(last uint64, origin string) uint64 {
-	return (last>>16+1)<<16 | xxhash.Sum64String(origin)&0xffff
+// origin's nonce, so that two operators who wish at the same moment on two nodes
+// get different stamps.
+func nextStamp(last, nonce uint64) uint64 { return (last>>32+1)<<32 | nonce&(1<<32-1) }
+
+// maxWishes bounds the wishes that a node keeps, one for each node that is named,
+// against peers that invent names. A cluster has at most 64 nodes.
+const maxWishes = 256
+
+// wished deals with what a local operator wants of some node.
+func (c *Core) wished(ev Wished) {
+	w := ev.Wish
+	w.Origin = c.cfg.Name
+	if w.Node == c.cfg.Name {
+		w.Stamp = nextStamp(c.obeyed, c.cfg.Nonce)
+		c.answer(ev.Token, c.obey(w), "")
+		return
+	}
+	p := c.peers[w.Node]
+	switch {
+	case p == nil:
+		c.answer(ev.Token, fmt.Sprintf("no node is named %q; `peervip status` lists them", w.Node), "")
+		return
+	case p.said == nil: // which stamp would be a new one is not known either
+		c.answer(ev.Token, fmt.Sprintf("%s has not said anything yet; try again in a moment", w.Node), "")
+		return
+	}
+	w.Stamp = nextStamp(max(p.said.Obeyed, c.wishes[w.Node].Stamp), c.cfg.Nonce)
+	c.keepWish(w)
+	for q := range c.alivePeers() {
+		q.wishSentAt = c.now
+		c.send(q, &Message{Wish: &w})
+	}
+	if !p.alive {
+		c.answer(ev.Token, "", fmt.Sprintf("%s is down; it will be told when it comes back", w.Node))
+		return
+	}
+	c.asking[w.Node] = ev.Token
+}
+
+// keepWish keeps the wish until its node says that it has dealt with it. Whoever
+// waits here for an older one is told.
+func (c *Core) keepWish(w Wish) {
+	c.wishes[w.Node] = w
+	if token, ok := c.asking[w.Node]; ok {
+		delete(c.asking, w.Node)
+		c.answer(token, inBetween(w.Node), "")
+	}
+}
+
+func inBetween(node string) string {
+	return fmt.Sprintf("another command for %s came in between; see `peervip status`", node)
+}
+
+func (c *Core) receiveWish(p *peer, w Wish) {
+	if w.Node != c.cfg.Name {
+		if t := c.peers[w.Node]; t != nil && t.said != nil && t.said.Obeyed >= w.Stamp {
+			return
+		}
+		kept, known := c.wishes[w.Node]
+		if w.Stamp > kept.Stamp && (known || len(c.wishes) < maxWishes) {
+			c.keepWish(w)
+		}
+		return
+	}
+	if w.Stamp > c.obeyed {
+		c.verdict = Verdict{Stamp: w.Stamp, Refused: c.obey(w)}
+	}
+	if w.Origin == p.Name {
+		v := Verdict{Stamp: w.Stamp} // obeyed in an earlier life
+		switch {
+		case c.verdict.Stamp == w.Stamp:
+			v = c.verdict
+		case w.Stamp < c.obeyed:
+			v.Refused = inBetween(w.Node)
+		}
+		c.send(p, &Message{Verdict: &v})
+	}
+}
+
+func (c *Core) receiveVerdict(p *peer, v *Verdict) {
+	if w, ok := c.wishes[p.Name]; ok && v.Stamp >= w.Stamp {
+		delete(c.wishes, p.Name)
+		if token, ok := c.asking[p.Name]; ok {
+			delete(c.asking, p.Name)
+			c.answer(token, v.Refused, "")
+		}
+	}
+}
+
+// forgetWish forgets the wish for a peer that says that it has dealt with it,
+// unless an operator here waits for its verdict.
+func (c *Core) forgetWish(p *peer) {
+	_, waits := c.asking[p.Name]
+	if w, ok := c.wishes[p.Name]; ok && p.said.Obeyed >= w.Stamp && !waits {
+		delete(c.wishes, p.Name)
+	}
+}
+
+// obey does what is wished of this node, and returns why not if it cannot.
+func (c *Core) obey(w Wish) (refused string) {
+	c.obeyed = max(c.obeyed, w.Stamp)
+	switch w.Want {
+	case WantDrain:
+		refused = c.drain(w.Force)
+	case WantResume:
+		c.resume()
+	case WantWeight:
+		if w.Weight < 1 || w.Weight > MaxWeight {
+			refused = fmt.Sprintf("weight %d: must be 1 to %d", w.Weight, MaxWeight)
+			break
+		}
+		c.wantWeight = Tenths(w.Weight)
+	default:
+		refused = fmt.Sprintf("%s does not know how to %q; is it an older version?", c.cfg.Name, w.Want)
+	}
+	c.out = append(c.out, Save{Drained: c.drained, Forced: c.forced, Obeyed: c.obeyed})
+	return refused
 }

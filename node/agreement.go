@@ -1,0 +1,130 @@
+package node
+
+import "github.com/peervip/peervip/hashring"
+
+// question is a set of slots that this node must not decide about on what the
+// peers have said a while ago: slots that nobody is seen to claim, or that two
+// are. So it asks for their word, and decides in agreement, or when it has waited
+// for long enough. The zero question has no slots.
+type question struct {
+	since Time         // 0: no slots
+	slots hashring.Set // in question all the time since then
+	asked hashring.Set // in question when the peers were asked last
+}
+
+func (q *question) open() bool { return q.since > 0 }
+
+// update takes note of the slots that are in question now, and reports whether
+// there are some about which the peers have not been asked. It keeps the set.
+func (q *question) update(slots hashring.Set, now Time) (ask bool) {
+	if slots.Empty() {
+		*q = question{}
+		return false
+	}
+	if q.open() {
+		q.slots.RetainAll(slots)
+	}
+	if !q.open() || q.slots.Empty() {
+		*q = question{since: now, slots: slots.Clone(), asked: slots}
+		return true
+	}
+	fresh := slots.Clone()
+	fresh.RemoveAll(q.asked)
+	q.asked = slots
+	return !fresh.Empty()
+}
+
+// overdue returns the slots that have been in question for that long.
+func (q *question) overdue(now, wait Time) hashring.Set {
+	if q.open() && now >= q.since+wait {
+		return q.slots
+	}
+	return hashring.Set{}
+}
+
+func (c *Core) inQuestion() bool { return c.orphans.open() || c.doubles.open() }
+
+// put brings a question up to date; what is new in it asks the peers for their
+// word with the next statement.
+func (c *Core) put(q *question, slots hashring.Set) {
+	if q.update(slots, c.now) {
+		c.askedWith = 0
+	}
+}
+
+// agrees reports whether the peer has given its word: since it was asked it has
+// acknowledged this node's view, it acts on the same one (or does not serve), and
+// all that it claimed then is known here.
+//
+// The acknowledgement also matters with peers that are about to serve: two nodes
+// that start at once must not both find all buckets free. And it must be a new
+// one: an old statement with the right digest may be of a time before the peer
+// had another view for a while, and got buckets by it.
+func (c *Core) agrees(p *peer) bool {
+	return p.said != nil && p.said.Version >= p.latest &&
+		c.askedWith > 0 && p.acked >= c.askedWith &&
+		(!p.said.Phase.Serving() || p.said.View == c.view.Digest())
+}
+
+// agreed reports whether every peer that is held alive agrees.
+func (c *Core) agreed() bool {
+	for p := range c.likePeers() {
+		if !c.agrees(p) {
+			return false
+		}
+	}
+	return c.askedWith > 0
+}
+
+// takeOrphans takes slots that nobody alive claims: in agreement, or when the
+// wait for it is over.
+func (c *Core) takeOrphans(orphans hashring.Set) {
+	c.put(&c.orphans, orphans)
+	if orphans.Empty() {
+		return
+	}
+	take := orphans.Clone()
+	if !c.agreed() {
+		take = c.orphans.overdue(c.now, c.cfg.Timing.Agreement).Clone()
+		if take.Empty() {
+			return
+		}
+		c.notice(true, "the peers do not share this node's view; taking %d buckets that nobody is seen to claim", take.Count())
+	}
+	c.want.AddAll(take)
+	c.notice(false, "taking %d buckets that nobody has", take.Count())
+	rest := orphans.Clone()
+	rest.RemoveAll(take)
+	c.orphans = question{}
+	c.put(&c.orphans, rest)
+}
+
+// settleDoubles ends double claims, as when two halves of a split meet: it adds
+// to lost what this node has to give up of the slots that a peer claims too. Until
+// the two have one view they may judge differently, so they wait for that, for a
+// while; a slot that both have given up is an orphan like any other.
+func (c *Core) settleDoubles(doubled hashring.Set, holders []*peer, lost hashring.Set) {
+	c.put(&c.doubles, doubled)
+	overdue := c.doubles.overdue(c.now, c.cfg.Timing.Agreement)
+	rest := doubled.Clone()
+	for slot := range doubled.All() {
+		if holder := holders[slot]; (c.agrees(holder) || overdue.Has(slot)) && !c.prevails(slot, holder) {
+			lost.Add(slot)
+			rest.Remove(slot)
+		}
+	}
+	if !overdue.Empty() { // what stays is waited for anew
+		c.doubles = question{}
+		c.put(&c.doubles, rest)
+	}
+}
+
+// prevails says whether this node keeps a slot that the peer claims too: the
+// placement decides, and names do where it gives the slot to neither.
+func (c *Core) prevails(slot Slot, holder *peer) bool {
+	owner := c.places[slot/c.cfg.Buckets].table.Owner(slot % c.cfg.Buckets)
+	if owner != c.cfg.Name && owner != holder.Name {
+		owner = min(c.cfg.Name, holder.Name)
+	}
+	return owner == c.cfg.Name
+}

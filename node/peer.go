@@ -1,0 +1,181 @@
+package node
+
+import (
+	"cmp"
+	"iter"
+	"maps"
+	"slices"
+
+	"github.com/peervip/peervip/hashring"
+)
+
+// peer is what this node knows of another.
+type peer struct {
+	PeerAlive
+	alive      bool
+	aliveSince Time
+	foreign    bool       // runs another spec: nothing it says of slots can be used, or is kept
+	said       *Statement // the last statement that has come; nil: none of this incarnation
+	latest     uint64     // version of the last statement that it is known to have made
+	flows      []int
+
+	acked, sent uint64 // versions of this node's statement
+	sentAt      Time
+	askedAt     Time // for its statement, while it has told nothing
+	wishSentAt  Time
+
+	// A grant may overtake the statement that shows it. Until a statement of at
+	// least that version has come, the slots granted to us are not the peer's claim.
+	releasedAt uint64
+	released   hashring.Set
+	granted    uint64 // the highest of its requests that this node has granted
+
+	refusedAt   Time   // it refused something; ask again when it may have changed:
+	refusedSaid uint64 // its statement then
+	refusedView uint64 // our view then
+}
+
+// rank is the peer's rank for a service, as it last said of itself.
+func (p *peer) rank(service int) rank {
+	if p.said == nil {
+		return rankNever
+	}
+	return p.said.member().rank(service)
+}
+
+// claims reports the peer's claim on a slot as far as it is known: what it has
+// granted to this node is not its claim, though its statement may still say so.
+func (p *peer) claims(slot Slot) bool {
+	return p.said != nil && p.said.Claims.Has(slot) && !p.released.Has(slot)
+}
+
+// alivePeers yields the peers that gossip holds alive, by name.
+func (c *Core) alivePeers() iter.Seq[*peer] {
+	return func(yield func(*peer) bool) {
+		for _, p := range c.order {
+			if p.alive && !yield(p) {
+				return
+			}
+		}
+	}
+}
+
+// likePeers yields the alive peers that run the same spec.
+func (c *Core) likePeers() iter.Seq[*peer] {
+	return func(yield func(*peer) bool) {
+		for _, p := range c.order {
+			if p.alive && !p.foreign && !yield(p) {
+				return
+			}
+		}
+	}
+}
+
+// alivePeer returns the alive peer that is this incarnation, or nil.
+func (c *Core) alivePeer(inc Incarnation) *peer {
+	if p := c.peers[inc.Name]; p != nil && p.alive && p.Incarnation == inc {
+		return p
+	}
+	return nil
+}
+
+// sortPeers restores the order after a change of the peers.
+func (c *Core) sortPeers() {
+	c.order = slices.SortedFunc(maps.Values(c.peers), func(a, b *peer) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+func (c *Core) peerAlive(ev PeerAlive) {
+	if ev.Name == "" || ev.Name == c.cfg.Name {
+		return
+	}
+	if p := c.peers[ev.Name]; p != nil {
+		known := p.Incarnation == ev.Incarnation
+		switch {
+		case known && p.alive && p.SpecDigest == ev.SpecDigest:
+			p.PeerAlive = ev
+			return
+		case known && p.alive:
+			c.notice(false, "%s has changed its spec", ev.Name)
+		case p.alive:
+			c.notice(false, "%s has restarted", ev.Name)
+		default:
+			c.notice(false, "%s is a member again", ev.Name)
+		}
+		c.forgetPeer(p, !known)
+	} else {
+		c.notice(false, "%s is a member", ev.Name)
+	}
+	p := &peer{
+		PeerAlive: ev, alive: true, aliveSince: c.now, released: c.cfg.newSet(),
+		foreign: ev.SpecDigest != c.cfg.SpecDigest,
+	}
+	c.peers[ev.Name] = p
+	c.sortPeers()
+	// The wish first: a node that comes back must know of it before it serves.
+	if w, ok := c.wishes[ev.Name]; ok {
+		p.wishSentAt = c.now
+		c.send(p, &Message{Wish: &w})
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.wishes)) {
+		if w := c.wishes[name]; name != ev.Name {
+			c.send(p, &Message{Wish: &w})
+		}
+	}
+	c.sendStatement(p, nil)
+	c.askStatement(p)
+}
+
+func (c *Core) peerDead(ev PeerDead) {
+	p := c.peers[ev.Name]
+	if p == nil {
+		return
+	}
+	wasAlive := p.alive
+	p.alive = false
+	c.forgetPeer(p, ev.Left)
+	token, waits := c.asking[ev.Name]
+	delete(c.asking, ev.Name)
+	switch {
+	case ev.Left: // it may come after the news of a death
+		delete(c.peers, ev.Name)
+		delete(c.wishes, ev.Name)
+		c.sortPeers()
+		c.notice(false, "%s has left", ev.Name)
+		if waits {
+			c.answer(token, ev.Name+" has left the cluster before it answered", "")
+		}
+	case wasAlive:
+		c.notice(true, "%s is dead", ev.Name)
+		if waits {
+			c.answer(token, "", ev.Name+" went down; it will be told when it comes back")
+		}
+	}
+}
+
+// forgetPeer drops everything that was under way with an incarnation. What it
+// has granted stays known until it is gone for good: if it was not dead at all it
+// asks about that again.
+func (c *Core) forgetPeer(p *peer, gone bool) {
+	c.replan = true
+	for id, r := range c.requests {
+		if r.to != p.Incarnation {
+			continue
+		}
+		c.requested.RemoveAll(r.slots)
+		r.slots = c.cfg.newSet()
+		if gone || r.taken.Empty() {
+			delete(c.requests, id)
+		}
+	}
+	c.grants = slices.DeleteFunc(c.grants, func(g *grant) bool {
+		if g.to != p.Incarnation {
+			return false
+		}
+		c.promised.RemoveAll(g.slots)
+		// What the kernel still accepts was never given: it stays here.
+		kept := g.slots.Clone()
+		kept.RetainAll(c.kernel)
+		c.want.AddAll(kept)
+		return true
+	})
+}

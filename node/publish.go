@@ -1,0 +1,105 @@
+package node
+
+import (
+	"maps"
+	"slices"
+)
+
+// publish tells the peers what this node says of itself, if it has changed, or if
+// their word on it is wanted.
+func (c *Core) publish() {
+	next := c.statement()
+	if c.said != nil && c.askedWith > 0 && next.sameBut(c.said) {
+		return
+	}
+	old := c.said
+	next.Version = 1
+	if old != nil {
+		next.Version = old.Version + 1
+	}
+	c.said = next
+	if c.askedWith == 0 {
+		c.askedWith = next.Version
+		c.replan = c.replan || c.inQuestion()
+	}
+	for p := range c.alivePeers() {
+		c.sendStatement(p, old)
+	}
+}
+
+// statement is what this node has to say of itself now.
+func (c *Core) statement() *Statement {
+	claims := c.want.Clone()
+	claims.AddAll(c.kernel)
+	s := &Statement{
+		Incarnation: c.cfg.Incarnation,
+		Phase:       c.phase, Weight: c.weight, Unfit: c.unfitList(),
+		View: c.view.Digest(), Obeyed: c.obeyed, Claims: claims,
+	}
+	for _, g := range c.grants {
+		if c.released(g) {
+			s.Granted = append(s.Granted, Promise{To: g.to, ID: g.id, Slots: g.slots.Clone()})
+		}
+	}
+	return s
+}
+
+// sendStatement sends the current statement as a change of old if that is what
+// the peer was sent last, else whole.
+func (c *Core) sendStatement(p *peer, old *Statement) {
+	if c.said == nil {
+		return
+	}
+	var from *Statement
+	if old != nil && p.sent == old.Version && !p.foreign {
+		from = old
+	}
+	d := c.said.delta(from)
+	p.sent, p.sentAt = c.said.Version, c.now
+	c.send(p, &Message{Delta: &d})
+}
+
+// askStatement asks a peer for the whole of its statement: it may never have
+// noticed that this node held it dead for a while, and forgot what it knew.
+func (c *Core) askStatement(p *peer) {
+	p.askedAt = c.now
+	c.send(p, &Message{Ack: &Ack{Nonce: p.Nonce, Lost: true}})
+}
+
+// retransmit sends again what was not answered in time.
+func (c *Core) retransmit() {
+	retry := c.cfg.Timing.Retry
+	for p := range c.alivePeers() {
+		if c.said != nil && p.acked < c.said.Version && c.now >= p.sentAt+retry {
+			c.sendStatement(p, nil)
+		}
+		if p.said == nil && c.now >= p.askedAt+retry {
+			c.askStatement(p)
+		}
+		if w, ok := c.wishes[p.Name]; ok && c.now >= p.wishSentAt+retry {
+			p.wishSentAt = c.now
+			c.send(p, &Message{Wish: &w})
+		}
+	}
+	for _, r := range c.sortedRequests() {
+		if !r.slots.Empty() && c.now >= r.sentAt+retry {
+			c.sendRequest(r)
+		}
+	}
+}
+
+// Exchange is what this node tells in a state exchange: its whole statement, and
+// the wishes that it keeps for others.
+func (c *Core) Exchange() []*Message {
+	var list []*Message
+	if c.said == nil {
+		return nil
+	}
+	d := c.said.delta(nil)
+	list = append(list, &Message{From: c.cfg.Incarnation, Said: c.said.Version, Delta: &d})
+	for _, name := range slices.Sorted(maps.Keys(c.wishes)) {
+		w := c.wishes[name]
+		list = append(list, &Message{From: c.cfg.Incarnation, Said: c.said.Version, Wish: &w})
+	}
+	return list
+}

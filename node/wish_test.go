@@ -1,0 +1,73 @@
+package node
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/peervip/peervip/hashring"
+)
+
+// TestWishForANodeOfAnotherSpecEnds: its statements cannot be read for buckets,
+// but what it has obeyed can.
+func TestWishForANodeOfAnotherSpecEnds(t *testing.T) {
+	d := activeDesk(t, map[string]hashring.Set{"b": setOf(16)})
+	d.step(PeerAlive{Incarnation: Incarnation{"x", 'x'}, SpecDigest: 7})
+	d.says("x", func(s *Statement) { s.Obeyed = 5 << 32 })
+	d.step(Wished{Token: 1, Wish: Wish{Node: "x", Want: WantDrain}})
+	w := d.core.wishes["x"]
+	if w.Stamp <= 5<<32 {
+		t.Errorf("a new wish has the stamp %d, and x has obeyed %d", w.Stamp, uint64(5<<32))
+	}
+	// The same, kept for another's operator.
+	d = activeDesk(t, map[string]hashring.Set{"b": setOf(16)})
+	d.step(PeerAlive{Incarnation: Incarnation{"x", 'x'}, SpecDigest: 7})
+	d.says("x", func(*Statement) {})
+	d.tells("b", Message{Wish: &w})
+	if len(d.core.wishes) != 1 {
+		t.Fatal("not kept")
+	}
+	d.says("x", func(s *Statement) { s.Obeyed = w.Stamp })
+	if effects := d.wait(time.Second); len(d.core.wishes) > 0 || len(sent(effects, "x", wishOf)) > 0 {
+		t.Errorf("obeyed, and still kept: %v", d.core.wishes)
+	}
+}
+
+// TestStampsOfTwoOperatorsDiffer: of all the nodes of a large cluster no two may
+// give one stamp, or the later of two wishes would be taken for the first.
+func TestStampsOfTwoOperatorsDiffer(t *testing.T) {
+	seen := map[uint64]bool{}
+	for nonce := uint64(1); nonce <= 4096; nonce++ {
+		seen[nextStamp(77<<32|5, nonce*0x9e3779b97f4a7c15)] = true
+	}
+	if len(seen) != 4096 {
+		t.Errorf("%d different stamps of 4096 operators", len(seen))
+	}
+	for s := range seen {
+		if s <= 77<<32|5 {
+			t.Fatalf("the stamp %x is not above the last one", s)
+		}
+	}
+}
+
+// TestNodeLeavesWhileItIsAsked: nobody may be told that it will be told when it
+// comes back.
+func TestNodeLeavesWhileItIsAsked(t *testing.T) {
+	d := activeDesk(t, map[string]hashring.Set{"b": setOf(16)})
+	d.step(Wished{Token: 3, Wish: Wish{Node: "b", Want: WantDrain}})
+	got := effectsOf[Answer](d.step(PeerDead{Name: "b", Left: true}))
+	if len(got) != 1 || got[0].Token != 3 || !strings.Contains(got[0].Refused, "left") {
+		t.Errorf("answered %+v", got)
+	}
+}
+
+// TestWishesDoNotPileUp: a peer that invents names must not fill the memory.
+func TestWishesDoNotPileUp(t *testing.T) {
+	d := activeDesk(t, map[string]hashring.Set{"b": setOf(16)})
+	for i := range 5000 {
+		d.tells("b", Message{Wish: &Wish{Node: string(rune('A' + i)), Stamp: 1, Origin: "b", Want: WantDrain}})
+	}
+	if n := len(d.core.wishes); n > maxWishes {
+		t.Errorf("%d wishes are kept", n)
+	}
+}
