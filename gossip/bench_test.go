@@ -34,7 +34,7 @@ func detect(b *testing.B, count int) time.Duration {
 	w := newWire(b, others, []int{count})
 	nodes := make([]*testNode, count)
 	for i := range nodes {
-		nodes[i] = w.startOn(i+1, nil)
+		nodes[i] = w.startOn(i+1, quick)
 	}
 	meshed(b, nodes...)
 	// The round of probes is at a different point each time.

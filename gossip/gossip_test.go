@@ -222,6 +222,7 @@ func TestASeedThatStartsLaterIsFound(t *testing.T) {
 func TestMembersAreNotJoinedAgain(t *testing.T) {
 	c := newCluster(t)
 	nodes := c.startAll(2)
+	eventually(t, "n2 has counted its seed", func() bool { return nodes[1].Stats().Reached > 0 })
 	before := nodes[1].Stats().Reached
 	time.Sleep(3 * nodes[1].cfg.Rejoin)
 	if got := nodes[1].Stats().Reached; got != before {

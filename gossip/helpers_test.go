@@ -123,7 +123,8 @@ func newCluster(t testing.TB) *cluster {
 	return &cluster{t: t, at: loopback(), key: newKey()}
 }
 
-// config is node i's: named n<i>, seeded by node 1.
+// config is node i's: named n<i>, seeded by node 1. Its slow detection keeps a
+// starved test machine from making deaths; tests of deaths call quick.
 func (c *cluster) config(i int) Config {
 	return Config{
 		Name:    fmt.Sprintf("n%d", i),
@@ -133,8 +134,13 @@ func (c *cluster) config(i int) Config {
 		Seeds:   []string{c.at(1).Addr().String()},
 		Meta:    fmt.Appendf(nil, "meta of n%d", i),
 		Rejoin:  300 * time.Millisecond,
+
+		Detection: 2 * time.Second,
 	}
 }
+
+// quick makes a node notice deaths as fast as it does by default.
+func quick(c *Config) { c.Detection = DefaultDetection }
 
 // start makes and runs a node; the test's end stops it.
 func (c *cluster) start(cfg Config) *testNode { return c.startWith(cfg, New) }
@@ -164,11 +170,15 @@ func (c *cluster) startWith(cfg Config, create func(Config, Handler) (*Gossip, e
 }
 
 // startAll runs nodes 1 to n and waits until each knows all others.
-func (c *cluster) startAll(n int) []*testNode {
+func (c *cluster) startAll(n int, edits ...func(*Config)) []*testNode {
 	c.t.Helper()
 	nodes := make([]*testNode, n)
 	for i := range nodes {
-		nodes[i] = c.start(c.config(i + 1))
+		cfg := c.config(i + 1)
+		for _, edit := range edits {
+			edit(&cfg)
+		}
+		nodes[i] = c.start(cfg)
 	}
 	meshed(c.t, nodes...)
 	return nodes

@@ -12,7 +12,7 @@ import (
 
 func TestADeathIsNoticed(t *testing.T) {
 	c := newCluster(t)
-	nodes := c.startAll(3)
+	nodes := c.startAll(3, quick)
 	died := time.Now()
 	nodes[2].end()
 	for _, n := range nodes[:2] {
@@ -82,7 +82,7 @@ func TestLeaveSendsWhatIsQueued(t *testing.T) {
 
 func TestARestartWithinTheDetectionTimeIsSeen(t *testing.T) {
 	c := newCluster(t)
-	nodes := c.startAll(3)
+	nodes := c.startAll(3, quick)
 	nodes[2].end()
 	again := c.config(3)
 	again.Meta = []byte("second life")
@@ -96,7 +96,7 @@ func TestARestartWithinTheDetectionTimeIsSeen(t *testing.T) {
 
 func TestANodeThatLeftComesBack(t *testing.T) {
 	c := newCluster(t)
-	nodes := c.startAll(2)
+	nodes := c.startAll(2, quick)
 	if err := nodes[1].Leave(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func TestANodeThatLeftComesBack(t *testing.T) {
 
 func TestACrashedNameComesBackAtAnotherAddress(t *testing.T) {
 	c := newCluster(t)
-	nodes := c.startAll(3)
+	nodes := c.startAll(3, quick)
 	nodes[2].end()
 	again := c.config(3)
 	again.Bind = c.at(33)

@@ -106,7 +106,7 @@ func (w *wire) unplug(i int) { run(w.t, w.sw, "ip", "link", "set", fmt.Sprintf("
 
 func TestAPowerOffIsNoticed(t *testing.T) {
 	w := newWire(t, []int{1, 2}, []int{3})
-	nodes := []*testNode{w.startOn(1, nil), w.startOn(2, nil), w.startOn(3, nil)}
+	nodes := []*testNode{w.startOn(1, quick), w.startOn(2, quick), w.startOn(3, quick)}
 	meshed(t, nodes...)
 	start := time.Now()
 	w.unplug(3)
@@ -121,7 +121,7 @@ func TestAPowerOffIsNoticed(t *testing.T) {
 // the nodes remember of each other.
 func TestAPartitionIsHealed(t *testing.T) {
 	w := newWire(t, []int{1, 2}, []int{3, 4})
-	noSeeds := func(c *Config) { c.Seeds = nil }
+	noSeeds := func(c *Config) { c.Seeds, c.Detection = nil, DefaultDetection }
 	var nodes []*testNode
 	for i := 1; i <= 4; i++ {
 		nodes = append(nodes, w.startOn(i, noSeeds))
@@ -143,7 +143,7 @@ func TestAPartitionIsHealed(t *testing.T) {
 // A node that has lost all others does not wait for the rejoin period.
 func TestAnIsolatedNodeComesBackSoon(t *testing.T) {
 	w := newWire(t, []int{1}, []int{2, 3})
-	slow := func(c *Config) { c.Rejoin = time.Hour }
+	slow := func(c *Config) { c.Rejoin, c.Detection = time.Hour, DefaultDetection }
 	nodes := []*testNode{w.startOn(1, slow), w.startOn(2, slow), w.startOn(3, slow)}
 	meshed(t, nodes...)
 	run(t, w.sw, "ip", "link", "set", "trunk", "down")
