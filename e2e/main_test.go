@@ -76,6 +76,12 @@ func build(t *testing.T, nodes int, change ...func(index int, c *lab.AgentConfig
 			}
 			if t.Failed() {
 				t.Logf("log of %s:\n%s", n.Name, log)
+				if n.Running() { // t's context has ended
+					ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+					status, err := n.Peervip(ctx, "status")
+					cancel()
+					t.Logf("status of %s (%v):\n%s", n.Name, err, status)
+				}
 			}
 		}
 		if err := l.Close(); err != nil {
