@@ -106,7 +106,7 @@ func (g *Gossip) rejoin() {
 	case errors.Is(err, ErrWrongKey), errors.Is(err, ErrNameTaken):
 		g.log.limited(slog.LevelError, "joining the cluster was refused", "error", err)
 	case g.table.alone():
-		g.log.limited(slog.LevelWarn, "no other node was reached yet", "error", err)
+		g.log.limited(slog.LevelInfo, "no other node was reached yet", "error", err)
 	default:
 		g.log.limited(slog.LevelInfo, "some nodes were not reached", "error", err)
 	}
