@@ -6,52 +6,79 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
+// requestTimeout bounds one request, whatever the agent does. It is longer than
+// answerTimeout: the agent's own word is the better one.
+const requestTimeout = answerTimeout + 5*time.Second
+
+// What a Client's errors may be, besides an agent's refusal.
+var (
+	// ErrNotRunning says that no agent listens at the socket.
+	ErrNotRunning = errors.New("no agent runs")
+	// ErrUnavailable says that an agent is there, and is about to end or has ended
+	// before it answered.
+	ErrUnavailable = errors.New("the agent is stopping")
+)
+
 // Client talks to an agent through its control socket.
 type Client struct {
-	socket string
-	http   *http.Client
+	socket  string
+	timeout time.Duration
+	http    *http.Client
 }
 
-// NewClient returns a client for the agent at the socket. It connects when asked.
+// NewClient returns a client for the agent at the socket. It connects when asked,
+// once for each request.
 func NewClient(socket string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}
-	return &Client{socket: socket, http: &http.Client{Transport: &http.Transport{DialContext: dial}}}
+	return &Client{
+		socket: socket, timeout: requestTimeout,
+		http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}},
+	}
 }
 
 // Status asks for the status.
 func (c *Client) Status(ctx context.Context) (s Status, err error) {
-	return s, c.do(ctx, http.MethodGet, "/v1/status", nil, &s)
+	err = c.do(ctx, http.MethodGet, "/v1/status", nil, &s)
+	return s, err
 }
 
 // Explain asks where a client, ADDR or ADDR:PORT, goes; service may be empty.
 func (c *Client) Explain(ctx context.Context, client, service string) (e Explanation, err error) {
 	query := url.Values{"addr": {client}, "service": {service}}
-	return e, c.do(ctx, http.MethodGet, "/v1/explain?"+query.Encode(), nil, &e)
+	err = c.do(ctx, http.MethodGet, "/v1/explain?"+query.Encode(), nil, &e)
+	return e, err
 }
 
-// Wish tells a node what is wanted of it.
+// Wish tells a node what is wanted of it. It returns when the node has done it, or
+// begun to and will not forget it.
 func (c *Client) Wish(ctx context.Context, w WishRequest) (r Reply, err error) {
-	return r, c.do(ctx, http.MethodPost, "/v1/wish", w, &r)
+	err = c.do(ctx, http.MethodPost, "/v1/wish", w, &r)
+	return r, err
 }
 
 // Join contacts more seeds.
 func (c *Client) Join(ctx context.Context, seeds []string) (r Reply, err error) {
-	return r, c.do(ctx, http.MethodPost, "/v1/join", JoinRequest{Seeds: seeds}, &r)
+	err = c.do(ctx, http.MethodPost, "/v1/join", JoinRequest{Seeds: seeds}, &r)
+	return r, err
 }
 
 // Leave asks the agent to hand everything over and end. It does not wait for that.
 func (c *Client) Leave(ctx context.Context) (r Reply, err error) {
-	return r, c.do(ctx, http.MethodPost, "/v1/leave", nil, &r)
+	err = c.do(ctx, http.MethodPost, "/v1/leave", nil, &r)
+	return r, err
 }
 
 // do makes one request. A refusal is an error with the agent's own words.
@@ -62,6 +89,8 @@ func (c *Client) do(ctx context.Context, method, path string, body, into any) er
 			return fmt.Errorf("encoding the request: %w", err)
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, &content)
 	if err != nil {
 		return fmt.Errorf("making the request: %w", err)
@@ -71,26 +100,46 @@ func (c *Client) do(ctx context.Context, method, path string, body, into any) er
 		return c.explain(err)
 	}
 	defer response.Body.Close()
+	answer, err := io.ReadAll(response.Body)
+	if err != nil {
+		return c.explain(err)
+	}
 	if response.StatusCode != http.StatusOK {
 		var refusal Reply
-		if err := json.NewDecoder(response.Body).Decode(&refusal); err != nil || refusal.Error == "" {
+		if err := json.Unmarshal(answer, &refusal); err != nil || refusal.Error == "" {
 			return fmt.Errorf("the agent at %s answered %s: is it of another version?", c.socket, response.Status)
+		}
+		if response.StatusCode == http.StatusServiceUnavailable {
+			return unavailableError(refusal.Error)
 		}
 		return errors.New(refusal.Error)
 	}
-	if err := json.NewDecoder(response.Body).Decode(into); err != nil {
-		return fmt.Errorf("reading the answer of the agent at %s: %w", c.socket, err)
+	if err := json.Unmarshal(answer, into); err != nil {
+		return fmt.Errorf("the answer of the agent at %s cannot be read (%w): is it of another version?", c.socket, err)
 	}
 	return nil
 }
 
-// explain says what to do about an agent that cannot be reached.
+// unavailableError is ErrUnavailable in the agent's own words.
+type unavailableError string
+
+func (e unavailableError) Error() string        { return string(e) }
+func (e unavailableError) Is(target error) bool { return target == ErrUnavailable }
+
+// explain says what to do about an agent that does not answer.
 func (c *Client) explain(err error) error {
+	if wrapped, ok := errors.AsType[*url.Error](err); ok {
+		err = wrapped.Err // without the request's made-up address
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
-		return fmt.Errorf("no agent runs at %s: start it with `systemctl start peervip` or `peervip agent`, or name its socket with --socket", c.socket)
+		return fmt.Errorf("%w at %s: start it with `systemctl start peervip` or `peervip agent`, or name its socket with --socket", ErrNotRunning, c.socket)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("the agent's socket %s is not open to you: use sudo, or join its group", c.socket)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
+		return unavailableError(fmt.Sprintf("the agent at %s ended before it answered: see its log", c.socket))
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("the agent at %s does not answer (%w): is its process stopped, or the machine overloaded?", c.socket, err)
 	}
 	return fmt.Errorf("asking the agent at %s: %w", c.socket, err)
 }

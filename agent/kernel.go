@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -18,17 +19,29 @@ type packetFilter interface {
 	Reinstall() error
 }
 
+// guardPeriod is how often the guard is looked for, and what failed is tried again.
 const guardPeriod = time.Second
 
 // kernel is the goroutine that owns the packet filter: it commits, counts, and
-// looks after the guard.
+// looks after the rules.
 type kernel struct {
-	filter   packetFilter
-	log      *slog.Logger
-	commits  chan node.Commit
-	counts   chan chan<- counted
-	renew    chan struct{} // the interface was made again
-	reported func(node.Committed)
+	filter  packetFilter
+	log     *slog.Logger
+	report  kernelReport
+	look    time.Duration
+	commits chan node.Commit
+	counts  chan chan<- counted
+	renewal chan uint64 // the last one asked for
+	ended   chan struct{}
+}
+
+// kernelReport is told what becomes of the rules, from the kernel goroutine.
+type kernelReport interface {
+	committed(node.Committed)
+	// renewed: the rules are in place again, as of that renewal, or why not yet.
+	renewed(renewal uint64, err error)
+	// guarded: why the guard may be missing; nil: it is there.
+	guarded(err error)
 }
 
 type counted struct {
@@ -36,45 +49,93 @@ type counted struct {
 	err      error
 }
 
-func newKernel(filter packetFilter, log *slog.Logger, reported func(node.Committed)) *kernel {
+func newKernel(filter packetFilter, log *slog.Logger, report kernelReport) *kernel {
 	return &kernel{
-		filter: filter, log: log, reported: reported,
-		commits: make(chan node.Commit, 1), counts: make(chan chan<- counted), renew: make(chan struct{}, 1),
+		filter: filter, log: log, report: report, look: guardPeriod,
+		commits: make(chan node.Commit, 1), counts: make(chan chan<- counted), renewal: make(chan uint64, 1),
+		ended: make(chan struct{}),
 	}
 }
 
-// run ends with the context, or when the kernel no longer obeys.
+// run ends with the context, or when the rules are gone for good: then the node
+// claims what it does not serve, and nothing but a new start helps. Any other
+// failure may pass, and while it lasts the rules stand as they are.
 func (k *kernel) run(ctx context.Context) error {
-	guard := time.NewTicker(guardPeriod)
-	defer guard.Stop()
+	defer close(k.ended)
+	look := time.NewTicker(k.look)
+	defer look.Stop()
+	var renewal uint64 // to be done; 0: none
+	var failing error  // of the guard
 	for {
+		var err error
 		select {
 		case <-ctx.Done():
 			return nil
-		case c := <-k.commits:
-			changes := make([]nft.Change, len(c.Changes))
-			for i, ch := range c.Changes {
-				changes[i] = nft.Change{Service: ch.Service, Bucket: ch.Bucket, State: ch.State}
-			}
-			k.reported(node.Committed{ID: c.ID, Err: k.filter.Commit(changes)})
 		case answer := <-k.counts:
-			c, err := k.filter.Counters()
-			answer <- counted{c, err}
-		case <-k.renew:
-			if err := k.filter.Reinstall(); err != nil {
-				return fmt.Errorf("the interface was made again: %w", err)
-			}
-			k.log.Info("the interface was made again; the packet filter is in place")
-		case <-guard.C:
-			restored, err := k.filter.EnsureGuard()
-			if err != nil {
-				return fmt.Errorf("looking after the guard: %w", err)
-			}
-			if restored {
-				k.log.Warn("somebody removed the table peervip_guard, perhaps by `nft flush ruleset`; it is back")
+			var c counted
+			c.counters, c.err = k.filter.Counters()
+			answer <- c
+			err = c.err
+		case c := <-k.commits:
+			err = k.commit(c)
+		case renewal = <-k.renewal:
+			renewal, err = k.renewRules(renewal)
+		case <-look.C:
+			if renewal > 0 {
+				renewal, err = k.renewRules(renewal)
+			} else {
+				err = k.lookAfterGuard(&failing)
 			}
 		}
+		if errors.Is(err, nft.ErrGone) || errors.Is(err, nft.ErrClosed) {
+			return fmt.Errorf("this node serves nothing any more: %w", err)
+		}
 	}
+}
+
+func (k *kernel) commit(c node.Commit) error {
+	changes := make([]nft.Change, len(c.Changes))
+	for i, ch := range c.Changes {
+		changes[i] = nft.Change{Service: ch.Service, Bucket: ch.Bucket, State: ch.State}
+	}
+	err := k.filter.Commit(changes)
+	k.report.committed(node.Committed{ID: c.ID, Err: err})
+	return err
+}
+
+// renewRules returns the renewal that is still to be done.
+func (k *kernel) renewRules(renewal uint64) (uint64, error) {
+	err := k.filter.Reinstall()
+	k.report.renewed(renewal, err)
+	if err != nil {
+		return renewal, err
+	}
+	k.log.Info("the interface is back, and the packet filter in place")
+	return 0, nil
+}
+
+// lookAfterGuard puts the guard back. It is the second line only: when it cannot,
+// the first one stands.
+func (k *kernel) lookAfterGuard(failing *error) error {
+	restored, err := k.filter.EnsureGuard()
+	if restored {
+		k.log.Warn("somebody removed the table peervip_guard, perhaps by `nft flush ruleset`; it is back")
+	}
+	if (err == nil) != (*failing == nil) || err != nil && err.Error() != (*failing).Error() {
+		k.report.guarded(err)
+	}
+	*failing = err
+	return err
+}
+
+// renew asks for the rules anew. It never waits; only the last request counts. It
+// is for one goroutine.
+func (k *kernel) renew(renewal uint64) {
+	select {
+	case <-k.renewal:
+	default:
+	}
+	k.renewal <- renewal
 }
 
 // counters asks the kernel goroutine.
@@ -82,9 +143,11 @@ func (k *kernel) counters(ctx context.Context) (nft.Counters, error) {
 	answer := make(chan counted, 1)
 	select {
 	case k.counts <- answer:
+	case <-k.ended:
+		return nft.Counters{}, errors.New("counting packets: this agent is stopping")
 	case <-ctx.Done():
 		return nft.Counters{}, fmt.Errorf("counting packets: %w", ctx.Err())
 	}
-	c := <-answer
+	c := <-answer // who took the question answers it
 	return c.counters, c.err
 }

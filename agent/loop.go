@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -19,7 +18,8 @@ import (
 var errHandedOver = errors.New("everything is handed over")
 
 // loop is the one goroutine that owns the core. Everybody else puts work into
-// its queue and never waits for it, but for the control socket.
+// its queue and never waits for it, but for the control socket. Work is never
+// done from within other work: what an effect brings back comes by the queue.
 type loop struct {
 	cfg    Config
 	log    *slog.Logger
@@ -32,15 +32,19 @@ type loop struct {
 	attach func() // brings the VIP up, in a goroutine of its own
 	kernel *kernel
 	saver  *saver
+	ended  chan struct{} // closed when run has returned
 
-	memory   memory
+	memory  memory
+	answers map[uint64]chan<- answer // who waits at the control socket
+	tokens  uint64
+
 	link     link.Status
 	forwards bool
-	answers  map[uint64]chan<- answer
-	tokens   uint64
-	specs    map[string]Spec   // of the peers, as they told it
-	strange  map[string]string // members that cannot be understood, and why
-	joinErr  error             // why seeds or lost members are not reached
+	renewal  uint64           // the last renewal of the packet filter that was asked for
+	unready  string           // why the packet filter is not in place, though the interface is; "": it is
+	wire     node.WireChanged // as the core was told last
+
+	news     news
 	fatal    error
 	stop     bool
 	exchange atomic.Pointer[[]byte] // what LocalState answers
@@ -50,6 +54,7 @@ type loop struct {
 type answer struct {
 	refused string
 	note    string
+	unsaved error // it is done, and a restart would forget it
 }
 
 // now is the core's clock: monotonic, and never 0.
@@ -61,6 +66,7 @@ func (l *loop) post(ev node.Event) { l.queue.put(func() { l.step(ev) }) }
 // run is the loop. It ends with the context, when everything is handed over
 // (errHandedOver), or when the node cannot be part of the cluster.
 func (l *loop) run(ctx context.Context) error {
+	defer close(l.ended)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	l.step(node.Started{Drained: l.memory.Drained, Obeyed: l.memory.Obeyed})
@@ -85,6 +91,28 @@ func (l *loop) run(ctx context.Context) error {
 	}
 }
 
+// errStopping is for those who ask when nobody answers any more.
+var errStopping = errors.New("this agent is stopping")
+
+// ask has f done by the loop and waits for it.
+func (l *loop) ask(ctx context.Context, f func()) error {
+	done := make(chan struct{})
+	l.queue.put(func() { f(); close(done) })
+	select {
+	case <-done:
+		return nil
+	case <-l.ended:
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the agent: %w", ctx.Err())
+	}
+	select {
+	case <-done: // it was the last that the loop did
+		return nil
+	default:
+		return errStopping
+	}
+}
+
 // step gives the core one event and carries out what it wants.
 func (l *loop) step(ev node.Event) {
 	effects := l.core.Step(l.now(), ev)
@@ -93,17 +121,14 @@ func (l *loop) step(ev node.Event) {
 		case node.Commit:
 			l.kernel.commits <- e // never waits: at most one is open
 		case node.Send:
-			l.send(e.To, e.Message.Encode())
+			l.transmit(e)
 		case node.Attach:
 			l.attach()
 		case node.Save:
 			l.memory.Drained, l.memory.Obeyed = e.Drained, e.Obeyed
 			l.saver.save(l.memory)
 		case node.Answer:
-			if waiting, ok := l.answers[e.Token]; ok {
-				delete(l.answers, e.Token)
-				waiting <- answer{e.Refused, e.Note}
-			}
+			l.answer(e)
 		case node.Notice:
 			level := slog.LevelInfo
 			if e.Act {
@@ -121,13 +146,62 @@ func (l *loop) step(ev node.Event) {
 	}
 }
 
+// transmit sends a message. The word that a wish is obeyed goes out when a
+// restart would not forget it: whoever reads "drained" may cut the power.
+func (l *loop) transmit(e node.Send) {
+	payload := e.Message.Encode()
+	if e.Message.Verdict == nil {
+		l.send(e.To, payload)
+		return
+	}
+	l.saver.whenSaved(func(error) { l.send(e.To, payload) })
+}
+
+// answer tells the operator, when a restart would not forget it.
+func (l *loop) answer(e node.Answer) {
+	waiting, ok := l.answers[e.Token]
+	if !ok {
+		return // he has gone
+	}
+	delete(l.answers, e.Token)
+	l.saver.whenSaved(func(err error) { waiting <- answer{e.Refused, e.Note, err} })
+}
+
+// wish puts an operator's wish to the core and waits for the answer.
+func (l *loop) wish(ctx context.Context, w node.Wish) (answer, error) {
+	got := make(chan answer, 1)
+	var token uint64
+	// Whatever ends the wait, the loop forgets whom it would have told.
+	defer l.queue.put(func() { delete(l.answers, token) })
+	err := l.ask(ctx, func() {
+		if ctx.Err() != nil {
+			return // he was told that it did not come to this
+		}
+		l.tokens++
+		token = l.tokens
+		l.answers[token] = got
+		l.step(node.Wished{Token: token, Wish: w})
+	})
+	if err == nil && token == 0 {
+		err = fmt.Errorf("waiting for the agent: %w", ctx.Err())
+	}
+	if err != nil {
+		return answer{}, err
+	}
+	select {
+	case a := <-got:
+		return a, nil
+	case <-l.ended:
+		return answer{}, fmt.Errorf("%w; whether %s has heard of it, `peervip status` of another node says", errStopping, w.Node)
+	case <-ctx.Done():
+		return answer{}, fmt.Errorf("%s has not answered yet; the command is kept and told again until it does, see `peervip status`", w.Node)
+	}
+}
+
 func (l *loop) refreshExchange() {
 	b := encodeExchange(l.cfg.Name, l.cfg.Spec, l.core.Exchange())
 	l.exchange.Store(&b)
 }
-
-// Event takes what gossip hears; see gossip.Handler.
-func (l *loop) Event(ev gossip.Event) { l.queue.put(func() { l.heard(ev) }) }
 
 // LocalState answers gossip with what this node says of itself.
 func (l *loop) LocalState(bool) []byte {
@@ -137,23 +211,22 @@ func (l *loop) LocalState(bool) []byte {
 	return nil
 }
 
+// Event takes what gossip hears; see gossip.Handler.
+func (l *loop) Event(ev gossip.Event) {
+	switch ev.(type) {
+	case gossip.Message, gossip.State, gossip.Conflict: // are repeated
+		l.queue.offer(func() { l.heard(ev) })
+	default:
+		l.queue.put(func() { l.heard(ev) })
+	}
+}
+
 func (l *loop) heard(ev gossip.Event) {
 	switch ev := ev.(type) {
 	case gossip.Alive:
-		alive, err := peerAlive(ev.Member)
-		if err != nil {
-			if l.strange[ev.Name] == "" {
-				l.log.Warn("a member cannot be understood", "node", ev.Name, "error", err)
-			}
-			l.strange[ev.Name] = err.Error()
-			return
-		}
-		delete(l.strange, ev.Name)
-		l.step(alive)
-		l.rememberPeers()
+		l.alive(ev.Member)
 	case gossip.Dead:
-		delete(l.strange, ev.Name)
-		delete(l.specs, ev.Name)
+		l.news.forget(ev.Name)
 		l.step(node.PeerDead{Name: ev.Name, Left: ev.Left})
 		if ev.Left {
 			l.rememberPeers()
@@ -171,25 +244,41 @@ func (l *loop) heard(ev gossip.Event) {
 			l.log.Debug("a state exchange was dropped", "error", err)
 			return
 		}
-		l.specs[x.Name] = x.Spec
+		l.news.toldSpec(x.Name, x.Spec)
 		for _, m := range messages {
 			l.step(node.Received{Message: m})
 		}
 	case gossip.Conflict:
-		if ev.Name == l.cfg.Name {
-			l.log.Error("another node uses this node's name; give one of the two another name",
-				"name", ev.Name, "other", ev.Other)
+		if l.news.conflict(ev, l.now()) {
+			l.log.Error("two nodes have one name; give one of the two another", "name", ev.Name, "known", ev.Known, "other", ev.Other)
 		}
 	case gossip.Attempt:
 		l.attempted(ev)
 	}
 }
 
+// alive takes a member. One that cannot be understood is dead to the core, for
+// what the core may know of it is of an earlier life.
+func (l *loop) alive(m gossip.Member) {
+	event, err := peerAlive(m)
+	if err != nil {
+		if l.news.strange[m.Name] == "" {
+			l.log.Warn("a member cannot be understood", "node", m.Name, "error", err)
+		}
+		l.news.strange[m.Name] = err.Error()
+		l.step(node.PeerDead{Name: m.Name})
+		return
+	}
+	l.news.announced(m.Name, event.SpecDigest)
+	l.step(event)
+	l.rememberPeers()
+}
+
 // attempted learns the outcome of a round of joining. Before the node serves, a
 // seed that refuses it is a reason to stop: it must not start alone beside a
 // cluster that it cannot join.
 func (l *loop) attempted(ev gossip.Attempt) {
-	l.joinErr = ev.Err
+	l.news.joinErr = ev.Err
 	joining := l.core.Snapshot().Phase == node.Joining
 	switch {
 	case joining && errors.Is(ev.Err, gossip.ErrNameTaken),
@@ -209,36 +298,61 @@ func (l *loop) rememberPeers() {
 	}
 }
 
-// linkChanged tells the core of the interface.
-func (l *loop) linkChanged(s link.Status, forwards bool) {
-	if s == l.link && forwards == l.forwards {
-		return
+// linkChanged takes what the watch says of the interface. When that has been
+// away, the kernel may have dropped rules with it: the node does not serve before
+// they are in place again.
+func (l *loop) linkChanged(s link.Status) {
+	back := s.OK && l.link.Reason != ""
+	l.link = s
+	if back {
+		l.renewal++
+		l.unready = "the packet filter is being put in place again"
+		l.kernel.renew(l.renewal)
 	}
-	if s.OK && !l.link.OK && l.link.Reason != "" {
-		select {
-		case l.kernel.renew <- struct{}{}:
-		default:
-		}
-	}
-	l.link, l.forwards = s, forwards
-	l.step(node.WireChanged{OK: s.OK, Reason: s.Reason, Forwards: forwards})
+	l.wireChanged()
 }
 
-// problems are the core's and the shell's own, in words.
-func (l *loop) problems(list []string) []string {
-	for _, name := range slices.Sorted(maps.Keys(l.specs)) {
-		for _, line := range l.cfg.Spec.Diff(l.specs[name]) {
-			list = append(list, fmt.Sprintf("%s has another spec: %s", name, line))
+// forwardsChanged takes whether the wire is known to forward.
+func (l *loop) forwardsChanged(forwards bool) {
+	l.forwards = forwards
+	l.wireChanged()
+}
+
+func (l *loop) wireChanged() {
+	now := node.WireChanged{OK: l.link.OK, Reason: l.link.Reason, Forwards: l.forwards}
+	if now.OK && l.unready != "" {
+		now.OK, now.Reason = false, l.unready
+	}
+	if now == l.wire || !now.OK && now.Reason == "" { // nothing new, or nothing known yet
+		return
+	}
+	l.wire = now
+	l.step(now)
+}
+
+// The loop is its kernel's kernelReport.
+
+func (l *loop) committed(c node.Committed) { l.post(c) }
+
+func (l *loop) renewed(renewal uint64, err error) {
+	l.queue.put(func() {
+		switch {
+		case renewal != l.renewal: // a later one is due
+			return
+		case err != nil:
+			l.unready = err.Error()
+		default:
+			l.unready = ""
 		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(l.strange)) {
-		list = append(list, l.strange[name])
-	}
-	if l.joinErr != nil {
-		list = append(list, fmt.Sprintf("not all seeds are reached: %v", l.joinErr))
-	}
-	if err := l.saver.err(); err != nil {
-		list = append(list, fmt.Sprintf("a restart would forget that this node is drained: %v", err))
-	}
-	return list
+		l.wireChanged()
+	})
+}
+
+func (l *loop) guarded(err error) {
+	l.queue.put(func() {
+		l.news.guardErr = err
+		if err != nil {
+			l.log.Warn("the guard cannot be looked after, and will be tried again", "error", err)
+		}
+	})
 }

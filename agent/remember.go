@@ -20,7 +20,8 @@ type memory struct {
 
 const memoryFile = "state.json"
 
-// loadMemory reads what was remembered; nothing, if there is no file yet.
+// loadMemory reads what was remembered; nothing, if there is no file yet. A file
+// that cannot be read is an error: the node may be one that must stay drained.
 func loadMemory(dir string) (memory, error) {
 	var m memory
 	path := filepath.Join(dir, memoryFile)
@@ -29,35 +30,48 @@ func loadMemory(dir string) (memory, error) {
 		return m, nil
 	}
 	if err != nil {
-		return m, fmt.Errorf("reading what this node remembers: %w", err)
+		return m, fmt.Errorf("node.state_dir: reading what this node remembers: %w", err)
 	}
 	if err := json.Unmarshal(b, &m); err != nil {
-		return m, fmt.Errorf("%s is damaged (%w): remove it; the node then only forgets whether it was drained, and its last peers", path, err)
+		return m, fmt.Errorf("node.state_dir: %s is damaged (%w): remove it; the node then only forgets whether it was drained, and its last peers", path, err)
 	}
 	return m, nil
 }
 
 // save replaces the file as a whole, so that a crash leaves the old or the new.
+// When it returns, the new one outlives the loss of power.
 func (m memory) save(dir string) error {
-	b, err := json.Marshal(m)
-	if err != nil {
-		return fmt.Errorf("encoding what this node remembers: %w", err)
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("making the state directory: %w", err)
-	}
 	path := filepath.Join(dir, memoryFile)
-	f, err := os.CreateTemp(dir, memoryFile+".*")
-	if err != nil {
-		return fmt.Errorf("saving what this node remembers: %w", err)
-	}
-	_, err = f.Write(append(b, '\n'))
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("saving what this node remembers in %s: %w", path, err), os.Remove(f.Name()))
+	if err := m.replace(dir, path); err != nil {
+		return fmt.Errorf("saving what this node remembers in %s: %w", path, err)
 	}
 	return nil
+}
+
+func (m memory) replace(dir, path string) error {
+	b, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	// The same name each time: what a crash leaves behind is overwritten.
+	next := path + ".new"
+	f, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(b, '\n'))
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(next, path); err != nil {
+		return err
+	}
+	d, err := os.Open(dir) // which holds the new name
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }

@@ -14,7 +14,9 @@ type Status struct {
 	Cluster string `json:"cluster"`
 	Node    string `json:"node"`
 	Version string `json:"version"`
-	Phase   string `json:"phase"`
+	// Boot differs from start to start of the agent.
+	Boot  string `json:"boot"`
+	Phase string `json:"phase"`
 	// View is the digest of the view, Agreed whether all alive nodes share it.
 	View   string `json:"view"`
 	Agreed bool   `json:"agreed"`
@@ -65,7 +67,8 @@ type HealthStatus struct {
 	health.Result
 }
 
-// statusOf makes the status of a snapshot; the caller adds what it knows besides.
+// statusOf makes the status of a snapshot; the caller adds the problems and what
+// else it knows.
 func (c *Config) statusOf(s node.Snapshot) Status {
 	status := Status{
 		Cluster: c.Cluster, Node: c.Name, Phase: s.Phase.String(),
@@ -76,6 +79,9 @@ func (c *Config) statusOf(s node.Snapshot) Status {
 		status.VIPs = append(status.VIPs, vip.String())
 	}
 	for _, n := range s.Nodes {
+		if n.Name == c.Name {
+			n.Address = c.Address.String()
+		}
 		one := NodeStatus{
 			Name: n.Name, Address: n.Address, Phase: n.Phase.String(), Alive: n.Alive,
 			Weight: n.Weight * 10, Wish: string(n.Wish), Services: map[string]NodeServiceStatus{},
@@ -92,7 +98,6 @@ func (c *Config) statusOf(s node.Snapshot) Status {
 			Name: svc.Name, Buckets: svc.Buckets, Unclaimed: svc.Unclaimed, ClaimedTwice: svc.ClaimedTwice,
 		})
 	}
-	status.Problems = append(status.Problems, s.Problems...)
 	return status
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -38,20 +39,36 @@ func (m meta) encode() []byte {
 func peerAlive(m gossip.Member) (node.PeerAlive, error) {
 	var said meta
 	if err := json.Unmarshal(m.Meta, &said); err != nil {
-		return node.PeerAlive{}, fmt.Errorf("reading the metadata of %s: %w", m.Name, err)
+		return node.PeerAlive{}, badMeta(m.Name, err)
 	}
 	if said.FormatMax < node.FormatMin || said.FormatMin > node.FormatMax {
 		return node.PeerAlive{}, fmt.Errorf("%s speaks formats %d to %d, this program %d to %d: run versions that are nearer to each other",
 			m.Name, said.FormatMin, said.FormatMax, node.FormatMin, node.FormatMax)
 	}
+	if said.Nonce == 0 {
+		return node.PeerAlive{}, badMeta(m.Name, errors.New("it has no boot nonce"))
+	}
 	digest, err := parseDigest(said.SpecDigest)
 	if err != nil {
-		return node.PeerAlive{}, fmt.Errorf("reading the metadata of %s: %w", m.Name, err)
+		return node.PeerAlive{}, badMeta(m.Name, err)
 	}
 	return node.PeerAlive{
 		Incarnation: node.Incarnation{Name: m.Name, Nonce: said.Nonce}, Address: m.Addr.Addr().String(),
 		SpecRevision: said.SpecRevision, SpecDigest: digest,
 	}, nil
+}
+
+func badMeta(name string, err error) error {
+	return fmt.Errorf("what %s announces cannot be read (%w): is it a peervip of another version?", name, err)
+}
+
+// digest is Digest as a number.
+func (s Spec) digest() uint64 {
+	d, err := parseDigest(s.Digest())
+	if err != nil {
+		panic(fmt.Sprintf("reading a digest of our own: %v", err))
+	}
+	return d
 }
 
 func parseDigest(text string) (uint64, error) {
@@ -84,6 +101,9 @@ func encodeExchange(name string, spec Spec, messages []*node.Message) []byte {
 func decodeExchange(b []byte) (x exchange, messages []*node.Message, err error) {
 	if err := json.Unmarshal(b, &x); err != nil {
 		return x, nil, fmt.Errorf("decoding a state exchange: %w", err)
+	}
+	if x.Name == "" {
+		return x, nil, errors.New("decoding a state exchange: it names no sender")
 	}
 	for _, raw := range x.Messages {
 		m, err := node.Decode(raw)

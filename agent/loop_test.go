@@ -1,0 +1,438 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/peervip/peervip/gossip"
+	"github.com/peervip/peervip/node"
+	"github.com/peervip/peervip/node/link"
+)
+
+// Told to leave, an agent hands everything over and says goodbye before it ends.
+func TestLeaveHandsOver(t *testing.T) {
+	_, rigs := newCluster(t, "a", "b")
+	a, b := rigs[0], rigs[1]
+	close(a.leave)
+	if err := a.end(t); err != nil {
+		t.Errorf("ended with %v", err)
+	}
+	if !a.members.left {
+		t.Error("no goodbye")
+	}
+	if a.filter.owned() != 0 || b.filter.owned() != buckets {
+		t.Errorf("a has %d buckets, b %d of %d", a.filter.owned(), b.filter.owned(), buckets)
+	}
+}
+
+// A node that is told to leave before it serves ends at once: there is nothing to
+// hand over.
+func TestLeaveWhileJoining(t *testing.T) {
+	r := newRig(t, "a").start()
+	close(r.leave)
+	if err := r.end(t); err != nil || !r.members.left {
+		t.Errorf("ended with %v, goodbye %t", err, r.members.left)
+	}
+}
+
+// The second signal ends the context: at once, without a word to the others.
+func TestEndsWithTheContext(t *testing.T) {
+	_, rigs := newCluster(t, "a", "b")
+	a, b := rigs[0], rigs[1]
+	a.cancel()
+	if err := a.end(t); err != nil {
+		t.Errorf("ended with %v", err)
+	}
+	if a.members.left || b.filter.owned() == buckets {
+		t.Error("it was handed over")
+	}
+}
+
+// A death, an unplugged cable, a failing disk: they come at any time, also while
+// the agent leaves, which ends all the same.
+func TestLeaveEndsWithoutHeirs(t *testing.T) {
+	s, rigs := newCluster(t, "a", "b")
+	s.losing(func(string, *node.Message) bool { return true })
+	close(rigs[0].leave)
+	rigs[0].phase(t, node.Leaving)
+	s.die("b")
+	if err := rigs[0].end(t); err != nil {
+		t.Errorf("ended with %v", err)
+	}
+}
+
+func refusedSeed(err error) gossip.Attempt {
+	return gossip.Attempt{Err: gossip.SeedErrors{{Seed: "192.0.2.12", Err: err}}}
+}
+
+// A seed that refuses the node before it serves ends the agent; later it is a
+// problem to be told.
+func TestRefusedByASeed(t *testing.T) {
+	key := fmt.Errorf("%w: give both nodes the same key file", gossip.ErrWrongKey)
+	name := fmt.Errorf("%w by 192.0.2.13: give one of the two another name", gossip.ErrNameTaken)
+	reachedToo := refusedSeed(key)
+	reachedToo.Reached = 1
+	for _, test := range []struct {
+		name string
+		said gossip.Attempt
+		want string // in the error; "": it goes on
+	}{
+		{"wrong key", refusedSeed(key), `joining the cluster "web": 192.0.2.12: the node there has another cluster key: give both nodes the same key file`},
+		{"name taken", refusedSeed(name), `joining the cluster "web": 192.0.2.12: this node's name is taken by 192.0.2.13: give one of the two another name`},
+		{"wrong key at one, another reached", reachedToo, ""},
+		{"not there", refusedSeed(errFake), ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := newRig(t, "a").start()
+			r.loop.Event(test.said)
+			if test.want != "" {
+				if err := r.end(t); err == nil || err.Error() != test.want {
+					t.Errorf("ended with %v, want %s", err, test.want)
+				}
+				return
+			}
+			r.problem(t, true, "not all seeds are reached: 192.0.2.12: ")
+		})
+	}
+	t.Run("while it serves", func(t *testing.T) {
+		_, rigs := newCluster(t, "a", "b")
+		rigs[0].loop.Event(refusedSeed(key))
+		rigs[0].problem(t, true, "another cluster key")
+		rigs[0].phase(t, node.Active)
+	})
+}
+
+// Gossip says nothing of seeds that have become members by themselves: the loop
+// must not wait for its word for ever, nor complain of them for ever.
+func TestSeedsThatComeByThemselves(t *testing.T) {
+	s := &segment{rigs: map[string]*rig{}}
+	a, b := newRig(t, "a", func(c *Config) { c.Join = []string{"192.0.2.12"} }), newRig(t, "b")
+	s.add(a)
+	a.start()
+	a.loop.Event(refusedSeed(errFake))
+	a.problem(t, true, "not all seeds are reached")
+	s.add(b)
+	b.start()
+	s.settled(t, a, b)
+	a.problem(t, false, "not all seeds are reached")
+
+	c := newRig(t, "c", func(c *Config) { c.Join = []string{"192.0.2.11"} })
+	s.add(c)
+	c.start()
+	s.settled(t, a, b, c)
+}
+
+// "A different layout: which field."
+func TestAnotherSpecIsNamed(t *testing.T) {
+	s, rigs := newCluster(t, "a", "b")
+	a := rigs[0]
+	c := newRig(t, "c", func(c *Config) { c.Spec.Buckets, c.Spec.MAC = 32, "unicast" })
+	s.add(c)
+	c.start()
+	for _, r := range []*rig{a, c} {
+		eventually(t, func() error {
+			if r.loop.LocalState(true) == nil {
+				return fmt.Errorf("%s has nothing to tell yet", r.cfg.Name)
+			}
+			return nil
+		})
+	}
+	a.loop.Event(gossip.State{Payload: c.loop.LocalState(true)})
+	c.loop.Event(gossip.State{Payload: a.loop.LocalState(true)})
+	a.problem(t, true, "c has another spec: spec.buckets: 16 here, 32 there")
+	a.problem(t, true, "c has another spec: spec.mac: multicast here, unicast there")
+	c.problem(t, true, "a has another spec: spec.buckets: 32 here, 16 there")
+	c.phase(t, node.Joining)
+
+	// It comes back with the right one, and nobody holds the old one against it.
+	mended := newRig(t, "c")
+	s.add(mended)
+	mended.start()
+	mended.loop.Event(gossip.Attempt{Reached: 1})
+	s.settled(t, a, rigs[1], mended)
+	a.problem(t, false, "another spec")
+}
+
+// What a dead or unknown node said of its spec is no problem of today.
+func TestSpecsOfTheGone(t *testing.T) {
+	r := newRig(t, "a").start()
+	other := r.cfg.Spec
+	other.Buckets = 64
+	r.loop.Event(gossip.State{Payload: encodeExchange("ghost", other, nil)})
+	r.ask(t, func(l *loop) {
+		if len(l.news.specs) != 1 {
+			t.Errorf("specs %v", l.news.specs)
+		}
+	})
+	r.problem(t, false, "ghost")
+}
+
+// A member of another format is told as a problem; whatever it was before, it
+// holds no buckets.
+func TestStrangeMember(t *testing.T) {
+	s, rigs := newCluster(t, "a", "b")
+	a := rigs[0]
+	s.losing(func(string, *node.Message) bool { return true })
+	strange := rigs[1].member()
+	strange.Meta = []byte(`{"fmin":9,"fmax":12,"nonce":5,"spec":"00"}`)
+	a.loop.Event(gossip.Alive{Member: strange})
+	a.problem(t, true, "b speaks formats 9 to 12, this program 1 to 1: run versions that are nearer to each other")
+	s.settled(t, a)
+	strange.Meta = []byte("\xff\xfe")
+	a.loop.Event(gossip.Alive{Member: strange})
+	a.problem(t, true, "what b announces cannot be read")
+	s.losing(nil)
+	a.loop.Event(gossip.Alive{Member: rigs[1].member()})
+	a.problem(t, false, "what b announces")
+}
+
+// Garbage from the wire is dropped.
+func TestGarbageIsDropped(t *testing.T) {
+	s, rigs := newCluster(t, "a", "b")
+	for _, payload := range []string{"", "{}", "\x00\xff", `{"name":"b","spec":{},"messages":[{}]}`} {
+		rigs[0].loop.Event(gossip.Message{Payload: []byte(payload)})
+		rigs[0].loop.Event(gossip.State{Payload: []byte(payload)})
+	}
+	rigs[0].ask(t, func(*loop) {})
+	s.settled(t, rigs...)
+	if !strings.Contains(rigs[0].log.String(), "a message was dropped") {
+		t.Error("nothing was said")
+	}
+}
+
+// The interface goes and comes back. In between the kernel may have dropped rules,
+// so nothing is served before they are in place again.
+func TestInterfaceComesBack(t *testing.T) {
+	s, rigs := newCluster(t, "a", "b")
+	a, b := rigs[0], rigs[1]
+	a.filter.set(func(f *fakeFilter) { f.fail["Reinstall"] = errFake })
+	a.link.unplug("eth0 has no carrier")
+	a.problem(t, true, "eth0 has no carrier")
+	s.settled(t, b)
+	a.link.plug()
+	a.problem(t, true, "not serving yet: "+errFake.Error())
+	if a.filter.owned() != 0 {
+		t.Errorf("%d buckets without rules", a.filter.owned())
+	}
+	a.filter.set(func(f *fakeFilter) { delete(f.fail, "Reinstall") })
+	s.settled(t, a, b)
+	n := a.filter.called("Reinstall")
+	a.link.unplug("eth0 has no carrier")
+	a.link.plug()
+	eventually(t, func() error {
+		if a.filter.called("Reinstall") == n {
+			return fmt.Errorf("no Reinstall")
+		}
+		return nil
+	})
+	s.settled(t, a, b)
+}
+
+// What the wire is known to be: nothing, until the watch has said something.
+func TestWireIsNotKnownYet(t *testing.T) {
+	r := newRig(t, "a")
+	l := r.loop
+	l.step(node.Started{})
+	l.forwardsChanged(true)
+	if l.wire != (node.WireChanged{}) {
+		t.Errorf("the core was told %+v", l.wire)
+	}
+	l.linkChanged(link.Status{OK: true})
+	if l.wire != (node.WireChanged{OK: true, Forwards: true}) {
+		t.Errorf("the core was told %+v", l.wire)
+	}
+	if r.filter.called("Reinstall") > 0 || l.renewal != 0 {
+		t.Error("rules were renewed that are new")
+	}
+}
+
+// An earlier renewal's success is not the later one's.
+func TestOnlyTheLastRenewalCounts(t *testing.T) {
+	l := newRig(t, "a").loop
+	l.step(node.Started{})
+	for range 2 {
+		l.linkChanged(link.Status{OK: true})
+		l.linkChanged(link.Status{Reason: "no carrier"})
+	}
+	l.linkChanged(link.Status{OK: true})
+	work := func() {
+		for _, f := range l.queue.take() {
+			f()
+		}
+	}
+	l.renewed(l.renewal-1, nil)
+	work()
+	if l.wire.OK {
+		t.Error("it serves with rules of before the last loss")
+	}
+	l.renewed(l.renewal, nil)
+	work()
+	if !l.wire.OK {
+		t.Errorf("it does not serve: %+v", l.wire)
+	}
+}
+
+// The address cannot be brought up: said, and tried again.
+func TestAttachFails(t *testing.T) {
+	r := newRig(t, "a")
+	r.link.upErr = errFake
+	s := &segment{rigs: map[string]*rig{}}
+	b := newRig(t, "b")
+	s.add(r)
+	s.add(b)
+	r.start()
+	b.start()
+	r.problem(t, true, "the address cannot be brought up: "+errFake.Error())
+}
+
+// Members and their addresses outlive the process.
+func TestPeersAreRemembered(t *testing.T) {
+	r := newRig(t, "a")
+	peers := []gossip.Peer{{Name: "b", Addr: netip.MustParseAddrPort("192.0.2.12:7946")}}
+	r.loop.known = func() []gossip.Peer { return peers }
+	r.start()
+	r.loop.Event(gossip.Alive{Member: newRig(t, "b").member()})
+	eventually(t, func() error {
+		m, err := loadMemory(r.cfg.StateDir)
+		if err == nil && len(m.Peers) != 1 {
+			err = fmt.Errorf("peers %v", m.Peers)
+		}
+		return err
+	})
+}
+
+// Two machines with one name: told for as long as it lasts.
+func TestNameConflict(t *testing.T) {
+	r := newRig(t, "a").start()
+	conflict := gossip.Conflict{Name: "a", Known: netip.MustParseAddrPort("192.0.2.11:7946"), Other: netip.MustParseAddrPort("192.0.2.99:7946")}
+	for range 3 {
+		r.loop.Event(conflict)
+	}
+	r.problem(t, true, "two nodes are named a, at 192.0.2.11:7946 and at 192.0.2.99:7946: give one of the two another name")
+	if n := strings.Count(r.log.String(), "two nodes have one name"); n != 1 {
+		t.Errorf("logged %d times", n)
+	}
+	n := newNews()
+	if !n.conflict(conflict, time.Minute) || n.conflict(conflict, time.Minute+time.Second) || !n.conflict(conflict, 3*time.Minute) {
+		t.Error("a conflict is new when it was not seen for a while, and only then")
+	}
+}
+
+// A problem that has passed is not told for ever.
+func TestTrend(t *testing.T) {
+	var c trend
+	for _, step := range []struct {
+		count uint64
+		at    time.Duration
+		want  bool
+	}{
+		{0, time.Second, false},
+		{3, 2 * time.Second, true},
+		{3, lately, true},
+		{3, 2*time.Second + lately, false},
+		{4, 2 * lately, true},
+		{1, 2*lately + time.Second, true}, // started anew
+		{1, 4 * lately, false},
+		{2, 4*lately + time.Second, true},
+	} {
+		if got := c.grew(step.count, step.at); got != step.want {
+			t.Errorf("%d at %v: %t", step.count, step.at, got)
+		}
+	}
+}
+
+func TestQueueKeepsOrderAndNeverBlocks(t *testing.T) {
+	q := newQueue()
+	var got []int
+	add := func(i int) func() { return func() { got = append(got, i) } }
+	for i := range queueLimit {
+		q.offer(add(i))
+	}
+	q.offer(add(-1)) // may be lost
+	q.put(add(queueLimit))
+	within(t, "a token", q.ready)
+	for _, f := range q.take() {
+		f()
+	}
+	for i, n := range got {
+		if i != n {
+			t.Fatalf("%d at %d", n, i)
+		}
+	}
+	if len(got) != queueLimit+1 || q.drops() != 1 || len(q.take()) != 0 {
+		t.Errorf("%d done, %d dropped", len(got), q.drops())
+	}
+}
+
+// A flood of messages is dropped, said, and harms nobody who waits.
+func TestFlood(t *testing.T) {
+	r := newRig(t, "a")
+	for range queueLimit + 10 {
+		r.loop.Event(gossip.Message{Payload: []byte("{}")})
+	}
+	r.start()
+	r.problem(t, true, "10 messages of peers were dropped")
+}
+
+// Whatever ends the wait of an operator, the loop forgets him.
+func TestNobodyWaitsForEver(t *testing.T) {
+	s, rigs := newCluster(t, "a", "b")
+	a := rigs[0]
+	s.losing(func(string, *node.Message) bool { return true })
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error, 1)
+	go func() {
+		_, err := a.client.Wish(ctx, WishRequest{Node: "b", Want: node.WantDrain})
+		failed <- err
+	}()
+	waiting := func(n int) {
+		t.Helper()
+		eventually(t, func() (err error) {
+			a.ask(t, func(l *loop) {
+				if len(l.answers) != n {
+					err = fmt.Errorf("%d wait, want %d", len(l.answers), n)
+				}
+			})
+			return err
+		})
+	}
+	waiting(1)
+	cancel() // Ctrl-C
+	within(t, "the client's end", failed)
+	waiting(0)
+
+	go func() {
+		_, err := a.client.Wish(t.Context(), WishRequest{Node: "b", Want: node.WantDrain})
+		failed <- err
+	}()
+	waiting(1)
+	a.cancel()
+	if err := within(t, "the client's end", failed); err == nil || !strings.HasPrefix(err.Error(), "this agent is stopping; whether b has heard of it") {
+		t.Errorf("he was told %v", err)
+	}
+	must(t, a.end(t))
+	// Until everything is taken back, the socket says so.
+	if _, err := a.client.Status(t.Context()); err == nil || err.Error() != errStopping.Error() {
+		t.Errorf("status of a stopping agent: %v", err)
+	}
+}
+
+// A wish whose operator has gone before it was heard is not obeyed.
+func TestWishOfNobody(t *testing.T) {
+	r := newRig(t, "a")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	r.start()
+	if _, err := r.loop.wish(ctx, node.Wish{Node: "a", Want: node.WantDrain}); err == nil {
+		t.Error("it was answered")
+	}
+	r.ask(t, func(l *loop) {
+		if l.memory.Drained || len(l.answers) != 0 {
+			t.Errorf("drained %t, %d wait", l.memory.Drained, len(l.answers))
+		}
+	})
+}

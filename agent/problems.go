@@ -1,0 +1,128 @@
+package agent
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/peervip/peervip/gossip"
+	"github.com/peervip/peervip/nft"
+	"github.com/peervip/peervip/node"
+)
+
+const (
+	// conflictLasts is how long a conflict of names is told after it was last seen.
+	// Gossip repeats it every few seconds.
+	conflictLasts = 30 * time.Second
+	// lately is how long ago something may have been counted to be a problem still.
+	lately = 10 * time.Minute
+)
+
+// news is what the shell has heard and the core has no use for: it makes the
+// problems that the core does not know. It belongs to the loop.
+type news struct {
+	specs     map[string]Spec   // of the peers, as they told it
+	strange   map[string]string // members that cannot be understood, and why
+	conflicts map[string]nameConflict
+	joinErr   error // why seeds or lost members were not reached
+	guardErr  error // why the guard may be missing
+
+	foreignMAC, knocks, drops trend
+}
+
+type nameConflict struct {
+	gossip.Conflict
+	seen node.Time
+}
+
+func newNews() news {
+	return news{specs: map[string]Spec{}, strange: map[string]string{}, conflicts: map[string]nameConflict{}}
+}
+
+// forget is for a member that is gone.
+func (n *news) forget(name string) {
+	delete(n.specs, name)
+	delete(n.strange, name)
+}
+
+// announced is for a member that runs the spec with that digest. What it told of
+// its spec before may be out of date, and so may be who could not be reached: the
+// next round of joining says.
+func (n *news) announced(name string, digest uint64) {
+	delete(n.strange, name)
+	if spec, ok := n.specs[name]; ok && spec.digest() != digest {
+		delete(n.specs, name)
+	}
+	n.joinErr = nil
+}
+
+func (n *news) toldSpec(name string, s Spec) { n.specs[name] = s }
+
+// conflict says whether it is a new one.
+func (n *news) conflict(c gossip.Conflict, now node.Time) bool {
+	old, ok := n.conflicts[c.Name]
+	n.conflicts[c.Name] = nameConflict{c, now}
+	return !ok || now-old.seen > conflictLasts
+}
+
+// measures are the counts that may be problems.
+type measures struct {
+	counters nft.Counters
+	knocks   uint64 // of strangers at the gossip port
+}
+
+// problems are the core's and the shell's own, in words.
+func (l *loop) problems(s node.Snapshot, m measures) []string {
+	list := slices.Clone(s.Problems)
+	add := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
+	n, now := &l.news, l.now()
+	for _, peer := range s.Nodes {
+		if spec, ok := n.specs[peer.Name]; ok && peer.Alive {
+			for _, line := range l.cfg.Spec.Diff(spec) {
+				add("%s has another spec: %s", peer.Name, line)
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(n.strange)) {
+		add("%s", n.strange[name])
+	}
+	maps.DeleteFunc(n.conflicts, func(_ string, c nameConflict) bool { return now-c.seen > conflictLasts })
+	for _, name := range slices.Sorted(maps.Keys(n.conflicts)) {
+		add("two nodes are named %s, at %s and at %s: give one of the two another name", name, n.conflicts[name].Known, n.conflicts[name].Other)
+	}
+	if n.joinErr != nil {
+		add("not all seeds are reached: %v", n.joinErr)
+	}
+	if n.guardErr != nil {
+		add("the guard against unfiltered packets may be missing: %v; tried again each second", n.guardErr)
+	}
+	if err := l.saver.err(); err != nil {
+		add("a restart would forget whether this node is drained: %v; tried again every %v", err, l.saver.again)
+	}
+	if c := m.counters.ForeignMAC.Packets; n.foreignMAC.grew(c, now) {
+		add("%d packets for the VIP came to this node's own MAC and past the buckets: a client or router holds a stale neighbour entry for it; clear it there", c)
+	}
+	if n.knocks.grew(m.knocks, now) {
+		add("%d times since the start somebody without this cluster's key knocked at port %d: give it the right key file, or keep it out", m.knocks, l.cfg.Port)
+	}
+	if c := l.queue.drops(); n.drops.grew(c, now) {
+		add("%d messages of peers were dropped, because this node could not keep up: is its processor overloaded?", c)
+	}
+	return list
+}
+
+// trend says whether a count has grown lately.
+type trend struct {
+	last uint64
+	at   node.Time // of the last growth; 0: never
+}
+
+// grew takes the count as it is now. A count that falls has started anew.
+func (t *trend) grew(count uint64, now node.Time) bool {
+	if count > t.last {
+		t.at = now
+	}
+	t.last = count
+	return t.at > 0 && now-t.at < lately
+}

@@ -1,0 +1,444 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/peervip/peervip/gossip"
+	"github.com/peervip/peervip/nft"
+	"github.com/peervip/peervip/node"
+	"github.com/peervip/peervip/node/link"
+)
+
+const buckets = 16
+
+// patience is how long anything may take on a loaded machine.
+const patience = 20 * time.Second
+
+// eventually waits until check says nil.
+func eventually(t *testing.T, check func() error) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// within fails the test if f takes too long.
+func within[T any](t *testing.T, what string, c <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(patience):
+		t.Fatalf("%s did not happen", what)
+		panic("unreachable")
+	}
+}
+
+// logText is a log that a test can read.
+type logText struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *logText) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+func (l *logText) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// fakeFilter is a packet filter without a kernel. It holds states as nft.Filter
+// does; what is set in fail is what the call of that name returns.
+type fakeFilter struct {
+	mu       sync.Mutex
+	states   map[int]node.State
+	calls    map[string]int
+	fail     map[string]error
+	restores bool          // the next EnsureGuard finds no guard
+	hold     chan struct{} // not nil: Commit waits until it is closed
+	counters nft.Counters
+}
+
+func newFakeFilter() *fakeFilter {
+	return &fakeFilter{states: map[int]node.State{}, calls: map[string]int{}, fail: map[string]error{}}
+}
+
+func (f *fakeFilter) set(change func(*fakeFilter)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(f)
+}
+
+func (f *fakeFilter) called(name string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.calls[name]
+}
+
+func (f *fakeFilter) Commit(changes []nft.Change) error {
+	f.mu.Lock()
+	f.calls["Commit"]++
+	hold, err := f.hold, f.fail["Commit"]
+	f.mu.Unlock()
+	if hold != nil {
+		<-hold
+	}
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range changes {
+		f.states[c.Bucket] = c.State
+	}
+	return nil
+}
+
+func (f *fakeFilter) Counters() (nft.Counters, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls["Counters"]++
+	return f.counters, f.fail["Counters"]
+}
+
+func (f *fakeFilter) EnsureGuard() (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls["EnsureGuard"]++
+	restores := f.restores
+	f.restores = false
+	return restores, f.fail["EnsureGuard"]
+}
+
+func (f *fakeFilter) Reinstall() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls["Reinstall"]++
+	return f.fail["Reinstall"]
+}
+
+// owned counts the buckets that it accepts.
+func (f *fakeFilter) owned() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for _, s := range f.states {
+		if s.AcceptsNew() {
+			n++
+		}
+	}
+	return n
+}
+
+// fakeWire is an interface that a test can unplug.
+type fakeWire struct {
+	statuses chan link.Status
+	upErr    error
+}
+
+func newFakeWire() *fakeWire {
+	w := &fakeWire{statuses: make(chan link.Status, 16)}
+	w.statuses <- link.Status{OK: true}
+	return w
+}
+
+func (w *fakeWire) Up() error         { return w.upErr }
+func (w *fakeWire) Ask([]netip.Addr)  {}
+func (w *fakeWire) Heard() bool       { return true }
+func (w *fakeWire) unplug(why string) { w.statuses <- link.Status{Reason: why} }
+func (w *fakeWire) plug()             { w.statuses <- link.Status{OK: true} }
+
+func (w *fakeWire) Run(ctx context.Context, notify func(link.Status)) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case s := <-w.statuses:
+			notify(s)
+		}
+	}
+}
+
+// fakeCluster is a membership that knows what a test tells the loop.
+type fakeCluster struct {
+	mu    sync.Mutex
+	left  bool
+	stats gossip.Stats
+	join  func(seeds []string) (int, error)
+}
+
+func (c *fakeCluster) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+
+func (c *fakeCluster) Leave(context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.left = true
+	return nil
+}
+
+func (c *fakeCluster) Join(seeds []string) (int, error) { return c.join(seeds) }
+
+func (c *fakeCluster) Stats() gossip.Stats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stats
+}
+
+func (c *fakeCluster) set(change func(*fakeCluster)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change(c)
+}
+
+// rig is an agent on fakes, with a real control socket and state directory.
+type rig struct {
+	*agent
+	filter  *fakeFilter
+	link    *fakeWire
+	members *fakeCluster
+	client  *Client
+	log     *logText
+	leave   chan struct{}
+	cancel  context.CancelFunc
+	ended   chan struct{} // run has returned err
+	err     error
+}
+
+func testConfig(t *testing.T, name string) Config {
+	dir := t.TempDir()
+	spec := exampleSpec()
+	spec.Buckets = buckets
+	spec.Services[0].Health = nil
+	return Config{
+		Name: name, Interface: "eth0", Address: netip.MustParseAddr("192.0.2.11"), Weight: DefaultWeight,
+		StateDir: filepath.Join(dir, "state"), Cluster: "web", Insecure: true, Port: DefaultPort, BeaconPort: DefaultBeaconPort,
+		Spec: spec, Socket: filepath.Join(dir, "control.sock"),
+	}
+}
+
+// newRig makes an agent that does not run yet.
+func newRig(t *testing.T, name string, change ...func(*Config)) *rig {
+	t.Helper()
+	cfg := testConfig(t, name)
+	for _, f := range change {
+		f(&cfg)
+	}
+	remembered, err := loadMemory(cfg.StateDir)
+	must(t, err)
+	socket, err := listen(cfg.Socket)
+	must(t, err)
+	mac, err := link.ParseClusterMAC(cfg.Spec.MAC, cfg.Spec.VIPs)
+	must(t, err)
+	r := &rig{
+		filter: newFakeFilter(), link: newFakeWire(), members: &fakeCluster{}, client: NewClient(cfg.Socket),
+		log: &logText{}, leave: make(chan struct{}), ended: make(chan struct{}),
+	}
+	l := newLoop(cfg, r.log.logger(), remembered)
+	l.kernel = newKernel(r.filter, l.log, l)
+	l.kernel.look = 10 * time.Millisecond
+	l.saver.again = 20 * time.Millisecond
+	l.send = func(string, []byte) {}
+	l.known = func() []gossip.Peer { return nil }
+	r.agent = &agent{
+		cfg: cfg, opts: Options{Version: "test", Leave: r.leave, Log: l.log}, loop: l, wire: r.link, cluster: r.members,
+		control: newControl(socket), mac: mac, flows: func() (int, error) { return 7, nil }, look: 20 * time.Millisecond, started: time.Now(),
+	}
+	t.Cleanup(func() {
+		if r.cancel != nil {
+			r.cancel()
+			<-r.ended
+		}
+		if err := r.control.Close(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Logf("log of %s:\n%s", name, r.log)
+		}
+	})
+	return r
+}
+
+// start runs the agent until the test ends.
+func (r *rig) start() *rig {
+	ctx, cancel := context.WithCancel(context.Background())
+	r.cancel = cancel
+	go func() {
+		defer close(r.ended)
+		r.err = r.run(ctx)
+	}()
+	return r
+}
+
+// end waits until the agent has ended by itself, and returns how.
+func (r *rig) end(t *testing.T) error {
+	t.Helper()
+	within(t, r.cfg.Name+"'s end", r.ended)
+	return r.err
+}
+
+// ask reads the loop's state.
+func (r *rig) ask(t *testing.T, f func(l *loop)) {
+	t.Helper()
+	must(t, r.loop.ask(t.Context(), func() { f(r.loop) }))
+}
+
+func (r *rig) status(t *testing.T) Status {
+	t.Helper()
+	s, err := r.client.Status(t.Context())
+	must(t, err)
+	return s
+}
+
+// problem waits until status shows a problem with these words, or with not, none.
+func (r *rig) problem(t *testing.T, want bool, words string) {
+	t.Helper()
+	eventually(t, func() error {
+		problems := r.status(t).Problems
+		if slices.ContainsFunc(problems, func(p string) bool { return strings.Contains(p, words) }) != want {
+			return fmt.Errorf("problems %q: %q among them is not %t", problems, words, want)
+		}
+		return nil
+	})
+}
+
+// phase waits until the node says of itself that it is in the phase.
+func (r *rig) phase(t *testing.T, want node.Phase) {
+	t.Helper()
+	eventually(t, func() error {
+		if got := r.status(t).Phase; got != want.String() {
+			return fmt.Errorf("%s is %s, want %s", r.cfg.Name, got, want)
+		}
+		return nil
+	})
+}
+
+// member is how the others see the agent in gossip.
+func (r *rig) member() gossip.Member {
+	return gossip.Member{
+		Name: r.cfg.Name, Addr: netip.AddrPortFrom(r.cfg.Address, r.cfg.Port), Meta: r.cfg.meta(r.loop.nonce).encode(),
+	}
+}
+
+// segment joins rigs as gossip would.
+type segment struct {
+	mu   sync.Mutex
+	rigs map[string]*rig
+	lose func(from string, m *node.Message) bool // not nil: which messages are lost
+}
+
+// cluster makes running agents that are members of one cluster and serve.
+func newCluster(t *testing.T, names ...string) (*segment, []*rig) {
+	t.Helper()
+	s := &segment{rigs: map[string]*rig{}}
+	var all []*rig
+	for _, name := range names {
+		r := newRig(t, name)
+		s.add(r)
+		all = append(all, r.start())
+	}
+	for _, r := range all {
+		r.loop.Event(gossip.Attempt{Reached: len(all) - 1})
+	}
+	s.settled(t, all...)
+	return s, all
+}
+
+// add makes the rig a member; it need not run yet.
+func (s *segment) add(r *rig) {
+	r.loop.send = func(to string, payload []byte) { s.send(r.cfg.Name, to, payload) }
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(s.rigs)) {
+		other := s.rigs[name]
+		other.loop.Event(gossip.Alive{Member: r.member()})
+		r.loop.Event(gossip.Alive{Member: other.member()})
+		if x := other.loop.LocalState(true); x != nil {
+			r.loop.Event(gossip.State{Payload: x, Join: true})
+		}
+	}
+	s.rigs[r.cfg.Name] = r
+}
+
+// die takes a member away without a word.
+func (s *segment) die(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.rigs, name)
+	for _, other := range s.rigs {
+		other.loop.Event(gossip.Dead{Name: name})
+	}
+}
+
+func (s *segment) send(from, to string, payload []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m, err := node.Decode(payload)
+	if err != nil {
+		panic(err)
+	}
+	if s.rigs[from] == nil || s.rigs[to] == nil || s.lose != nil && s.lose(from, m) {
+		return
+	}
+	s.rigs[to].loop.Event(gossip.Message{Payload: payload})
+}
+
+func (s *segment) losing(lose func(from string, m *node.Message) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lose = lose
+}
+
+// settled waits until these serve everything, each its share, by their own kernels.
+func (s *segment) settled(t *testing.T, serving ...*rig) {
+	t.Helper()
+	eventually(t, func() error {
+		sum := 0
+		for _, r := range serving {
+			n := r.filter.owned()
+			if n < buckets/len(serving) {
+				return fmt.Errorf("%s has %d of %d buckets", r.cfg.Name, n, buckets)
+			}
+			sum += n
+		}
+		if sum != buckets {
+			return fmt.Errorf("%d of %d buckets are served", sum, buckets)
+		}
+		return nil
+	})
+}
+
+var errFake = errors.New("made up for a test")

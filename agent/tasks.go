@@ -1,0 +1,220 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/peervip/peervip/gossip"
+	"github.com/peervip/peervip/nft"
+	"github.com/peervip/peervip/node"
+	"github.com/peervip/peervip/node/health"
+	"github.com/peervip/peervip/node/link"
+)
+
+const (
+	// goodbyeTimeout bounds the leave of the gossip.
+	goodbyeTimeout = 3 * time.Second
+	// lookPeriod is how often the evidence that the wire forwards is looked at, and
+	// flows are counted while somebody waits for them to end.
+	lookPeriod = time.Second
+	// restingLooks is how many looks pass between two counts of flows otherwise: to
+	// list flows the kernel walks its whole table, 10 ms of a core for 262144 slots.
+	restingLooks = 10
+	// seedLooks is how many looks the seeds have to answer. Gossip says how its tries
+	// end, but nothing when all seeds have joined us before they could be tried.
+	seedLooks = 5
+	// lookUp bounds finding the address of one seed.
+	lookUp = 2 * time.Second
+)
+
+// wire is this node on the wire, as link.Link plays it.
+type wire interface {
+	Up() error
+	Run(ctx context.Context, notify func(link.Status)) error
+	Ask(targets []netip.Addr)
+	Heard() bool
+}
+
+// cluster is the membership, as gossip.Gossip plays it.
+type cluster interface {
+	Run(ctx context.Context) error
+	Leave(ctx context.Context) error
+	Join(seeds []string) (reached int, err error)
+	Stats() gossip.Stats
+}
+
+// agent is what runs after everything could be started.
+type agent struct {
+	cfg      Config
+	opts     Options
+	loop     *loop
+	wire     wire
+	cluster  cluster
+	monitors []*health.Monitor // by service; nil where nothing is checked
+	control  *control
+	mac      link.ClusterMAC
+	flows    func() (int, error) // to the VIPs
+	look     time.Duration       // see lookPeriod
+	started  time.Time
+}
+
+// errEnded cancels the other tasks when the loop ends with its context.
+var errEnded = errors.New("the agent was told to end")
+
+// run runs all tasks until one of them ends it: mostly the loop.
+func (a *agent) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	l := a.loop
+	l.attach = func() {
+		group.Go(func() error {
+			err := a.wire.Up()
+			l.post(node.Attached{Err: err})
+			return nil // the core has the error, and tries again
+		})
+	}
+	group.Go(func() error { return a.runLoop(ctx) })
+	group.Go(func() error { return l.kernel.run(ctx) })
+	group.Go(func() error { return l.saver.run(ctx) })
+	group.Go(func() error { return a.cluster.Run(ctx) })
+	group.Go(func() error {
+		return a.wire.Run(ctx, func(s link.Status) {
+			l.queue.put(func() { l.linkChanged(s) })
+		})
+	})
+	group.Go(func() error { return a.observe(ctx) })
+	for i, m := range a.monitors {
+		if m == nil {
+			continue
+		}
+		group.Go(func() error {
+			return m.Run(ctx, func(fit bool, reason string) {
+				l.post(node.HealthChanged{Service: i, Fit: fit, Reason: reason})
+			})
+		})
+	}
+	group.Go(func() error {
+		select {
+		case <-a.opts.Leave:
+			l.post(node.Leave{})
+		case <-ctx.Done():
+		}
+		return nil
+	})
+	a.control.serve(a.handler())
+	group.Go(func() error { return a.control.watch(ctx) })
+	if a.opts.Ready != nil {
+		a.opts.Ready()
+	}
+	err := group.Wait()
+	l.saver.write() // what came last, now that nothing comes any more
+	if errors.Is(err, errHandedOver) || errors.Is(err, errEnded) {
+		return nil
+	}
+	return err
+}
+
+// runLoop never returns nil, so that with the loop everything ends.
+func (a *agent) runLoop(ctx context.Context) error {
+	err := a.loop.run(ctx)
+	if errors.Is(err, errHandedOver) {
+		goodbye, cancel := context.WithTimeout(ctx, goodbyeTimeout)
+		defer cancel()
+		if errLeave := a.cluster.Leave(goodbye); errLeave != nil {
+			a.loop.log.Warn("the others may take this leave for a death", "error", errLeave)
+		}
+	}
+	if err == nil {
+		err = errEnded
+	}
+	return err
+}
+
+// observe counts flows, and looks for evidence that the wire forwards.
+func (a *agent) observe(ctx context.Context) error {
+	if len(a.cfg.Join) == 0 {
+		a.loop.post(node.SeedsTried{})
+	}
+	a.wire.Ask(a.seedAddrs(ctx))
+	tick := time.NewTicker(a.look)
+	defer tick.Stop()
+	var draining atomic.Bool
+	failing := false
+	for look := 0; ; look++ {
+		if look == seedLooks {
+			a.loop.post(node.SeedsTried{})
+		}
+		if look%restingLooks == 0 || draining.Load() {
+			counts, err := a.countFlows()
+			if err != nil && !failing {
+				a.opts.Log.Warn("flows cannot be counted; status shows none", "error", err)
+			}
+			failing = err != nil
+			a.loop.post(node.FlowsCounted{Counts: counts})
+		}
+		heard := a.wire.Heard()
+		a.loop.queue.put(func() {
+			a.loop.forwardsChanged(heard)
+			draining.Store(a.loop.core.Snapshot().Phase == node.Draining)
+		})
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// countFlows counts by service. All traffic belongs to the one service there is.
+func (a *agent) countFlows() ([]int, error) {
+	counts := make([]int, len(a.cfg.Spec.Services))
+	n, err := a.flows()
+	counts[len(counts)-1] = n
+	return counts, err
+}
+
+// flowsOf counts the flows to the VIPs that this node's kernel tracks: for TCP,
+// those that are open.
+func flowsOf(vips []netip.Addr) func() (int, error) {
+	const protocolTCP = 6
+	return func() (int, error) {
+		n := 0
+		for f, err := range nft.Flows(vips) {
+			if err != nil {
+				return 0, err
+			}
+			if f.Protocol != protocolTCP || f.Established {
+				n++
+			}
+		}
+		return n, nil
+	}
+}
+
+// seedAddrs are the seeds' addresses, as far as they can be had at once: any
+// answer from them shows that the wire forwards.
+func (a *agent) seedAddrs(ctx context.Context) []netip.Addr {
+	var addrs []netip.Addr
+	for _, seed := range a.cfg.Join {
+		host, _, err := net.SplitHostPort(seed)
+		if err != nil {
+			host = seed
+		}
+		if addr, err := netip.ParseAddr(host); err == nil {
+			addrs = append(addrs, addr)
+			continue
+		}
+		patience, cancel := context.WithTimeout(ctx, lookUp)
+		found, err := net.DefaultResolver.LookupNetIP(patience, "ip4", host)
+		cancel()
+		if err == nil { // gossip says why a seed's name cannot be resolved
+			addrs = append(addrs, found...)
+		}
+	}
+	return addrs
+}
