@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/peervip/peervip/node/health"
 )
 
@@ -128,10 +130,10 @@ const (
 	MinMisses   = 8
 	MaxMisses   = 1000
 
-	// minLeaseMargin is three ticks of a kernel with HZ=100. The kernel keeps
-	// timeouts in whole ticks, rounded down, and a beacon may be late by one: a
-	// lease must survive that from one beacon to the next.
-	minLeaseMargin = 30 * time.Millisecond
+	// leaseTicks: the kernel keeps timeouts in whole ticks, rounded down, and a
+	// beacon may be late by one: a lease must survive that from one beacon to the
+	// next.
+	leaseTicks = 3
 )
 
 // Time is D, the detection time: a peer silent for so long is held dead.
@@ -146,8 +148,9 @@ func (d Detect) AckAge() time.Duration { return d.Time() * 3 / 10 }
 // to it that at least 5 ms lie between.
 func (d Detect) Lease() time.Duration { return d.Time() * 6 / 10 }
 
-// Validate says what is wrong, in lines that begin with the key at fault.
-func (d Detect) Validate() error {
+// Validate says what is wrong on a kernel whose clock ticks at that period, in
+// lines that begin with the key at fault.
+func (d Detect) Validate(tick time.Duration) error {
 	var errs []error
 	if d.Interval < MinInterval || d.Interval > MaxInterval {
 		errs = append(errs, fmt.Errorf("interval: %v: want %v to %v", d.Interval, MinInterval, MaxInterval))
@@ -156,18 +159,30 @@ func (d Detect) Validate() error {
 		errs = append(errs, fmt.Errorf("misses: %d: want %d to %d (with fewer, a few lost beacons pause a node or pass for its death)",
 			d.Misses, MinMisses, MaxMisses))
 	}
-	if errs == nil && d.Lease() < d.Interval+minLeaseMargin {
-		errs = append(errs, fmt.Errorf("misses: %d of %v make a lease of %v: want at least %v, the interval and 3 ticks of the kernel's clock at HZ=100, or the lease runs out between two beacons: raise misses to %d, or interval",
-			d.Misses, d.Interval, d.Lease(), d.Interval+minLeaseMargin, d.enoughMisses()))
+	need := d.Interval + leaseTicks*tick
+	if errs == nil && d.Lease() < need {
+		errs = append(errs, fmt.Errorf("misses: %d of %v make a lease of %v: want at least %v, the interval and %d ticks of this kernel's clock of %v, or the lease runs out between two beacons: raise misses to %d, or interval",
+			d.Misses, d.Interval, d.Lease(), need, leaseTicks, tick, d.enoughMisses(need)))
 	}
 	return errors.Join(errs...)
 }
 
-// enoughMisses is the smallest number with which the interval gives a lease that
-// is long enough: 0.6 * misses * interval >= interval + margin.
-func (d Detect) enoughMisses() int {
-	need, unit := 10*(d.Interval+minLeaseMargin), 6*d.Interval
-	return int((need + unit - 1) / unit)
+// enoughMisses is the smallest number with which the interval gives a lease of
+// that length: 0.6 * misses * interval >= need.
+func (d Detect) enoughMisses(need time.Duration) int {
+	unit := 6 * d.Interval
+	return int((10*need + unit - 1) / unit)
+}
+
+// KernelTick is the period of the kernel's clock (1/HZ), which bounds how exactly
+// the kernel keeps timeouts. The coarse clocks advance once a tick
+// (clock_getres(2)).
+func KernelTick() (time.Duration, error) {
+	var res unix.Timespec
+	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &res); err != nil {
+		return 0, fmt.Errorf("asking for the tick of the kernel's clock: %w", err)
+	}
+	return time.Duration(res.Nano()), nil
 }
 
 // field is one compared value of a spec, under its key in the configuration.

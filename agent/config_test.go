@@ -161,25 +161,28 @@ func TestDetectValidate(t *testing.T) {
 	ms := time.Millisecond
 	for _, test := range []struct {
 		detect Detect
+		tick   time.Duration
 		want   string
 	}{
-		{Detect{20 * ms, 10}, ""},
-		{Detect{50 * ms, 8}, ""},
-		{Detect{5 * ms, 12}, ""},
-		{Detect{6 * ms, 10}, ""},
-		{Detect{8 * ms, 8}, ""},
-		{Detect{10 * time.Second, 1000}, ""},
-		{Detect{5 * ms, 11}, "misses: 11 of 5ms make a lease of 33ms: want at least 35ms, the interval and 3 ticks of the kernel's clock at HZ=100, or the lease runs out between two beacons: raise misses to 12, or interval"},
-		{Detect{7 * ms, 8}, "misses: 8 of 7ms make a lease of 33.6ms: want at least 37ms, the interval and 3 ticks of the kernel's clock at HZ=100, or the lease runs out between two beacons: raise misses to 9, or interval"},
-		{Detect{4 * ms, 100}, "interval: 4ms: want 5ms to 10s"},
-		{Detect{11 * time.Second, 10}, "interval: 11s: want 5ms to 10s"},
-		{Detect{20 * ms, 7}, "misses: 7: want 8 to 1000 (with fewer, a few lost beacons pause a node or pass for its death)"},
-		{Detect{20 * ms, 1001}, "misses: 1001: want 8 to 1000 (with fewer, a few lost beacons pause a node or pass for its death)"},
-		{Detect{}, "interval: 0s: want 5ms to 10s\nmisses: 0: want 8 to 1000 (with fewer, a few lost beacons pause a node or pass for its death)"},
-		{Detect{-20 * ms, 10}, "interval: -20ms: want 5ms to 10s"},
+		{Detect{20 * ms, 10}, 10 * ms, ""},
+		{Detect{50 * ms, 8}, 10 * ms, ""},
+		{Detect{5 * ms, 12}, 10 * ms, ""},
+		{Detect{6 * ms, 10}, 10 * ms, ""},
+		{Detect{8 * ms, 8}, 10 * ms, ""},
+		{Detect{5 * ms, 8}, 4 * ms, ""},
+		{Detect{5 * ms, 8}, 1 * ms, ""},
+		{Detect{10 * time.Second, 1000}, 10 * ms, ""},
+		{Detect{5 * ms, 11}, 10 * ms, "misses: 11 of 5ms make a lease of 33ms: want at least 35ms, the interval and 3 ticks of this kernel's clock of 10ms, or the lease runs out between two beacons: raise misses to 12, or interval"},
+		{Detect{7 * ms, 8}, 10 * ms, "misses: 8 of 7ms make a lease of 33.6ms: want at least 37ms, the interval and 3 ticks of this kernel's clock of 10ms, or the lease runs out between two beacons: raise misses to 9, or interval"},
+		{Detect{4 * ms, 100}, 10 * ms, "interval: 4ms: want 5ms to 10s"},
+		{Detect{11 * time.Second, 10}, 10 * ms, "interval: 11s: want 5ms to 10s"},
+		{Detect{20 * ms, 7}, 10 * ms, "misses: 7: want 8 to 1000 (with fewer, a few lost beacons pause a node or pass for its death)"},
+		{Detect{20 * ms, 1001}, 10 * ms, "misses: 1001: want 8 to 1000 (with fewer, a few lost beacons pause a node or pass for its death)"},
+		{Detect{}, 10 * ms, "interval: 0s: want 5ms to 10s\nmisses: 0: want 8 to 1000 (with fewer, a few lost beacons pause a node or pass for its death)"},
+		{Detect{-20 * ms, 10}, 10 * ms, "interval: -20ms: want 5ms to 10s"},
 	} {
 		got := ""
-		if err := test.detect.Validate(); err != nil {
+		if err := test.detect.Validate(test.tick); err != nil {
 			got = err.Error()
 		}
 		if diff := cmp.Diff(test.want, got); diff != "" {
@@ -194,12 +197,13 @@ func TestDetectValidate(t *testing.T) {
 func TestDetectLeavesRoom(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := Detect{time.Duration(rapid.Int64Range(int64(4*time.Millisecond), int64(12*time.Second)).Draw(t, "interval")), rapid.IntRange(7, 1001).Draw(t, "misses")}
-		err := d.Validate()
+		tick := time.Duration(rapid.SampledFrom([]int64{1, 4, 10}).Draw(t, "tick")) * time.Millisecond
+		err := d.Validate(tick)
 		if err == nil {
 			if d.AckAge()+d.Lease()+5*time.Millisecond > d.Time() {
 				t.Fatalf("A %v + L %v leave less than 5ms of D %v", d.AckAge(), d.Lease(), d.Time())
 			}
-			if d.Lease() < d.Interval+30*time.Millisecond {
+			if d.Lease() < d.Interval+3*tick {
 				t.Fatalf("lease %v with an interval of %v", d.Lease(), d.Interval)
 			}
 			return
@@ -209,11 +213,11 @@ func TestDetectLeavesRoom(t *testing.T) {
 			if _, err := fmt.Sscanf(cure, "%d", &cured.Misses); err != nil {
 				t.Fatal(err)
 			}
-			if cured.Misses <= d.Misses || cured.Validate() != nil {
-				t.Fatalf("%+v: the cure %d does not cure: %v", d, cured.Misses, cured.Validate())
+			if cured.Misses <= d.Misses || cured.Validate(tick) != nil {
+				t.Fatalf("%+v: the cure %d does not cure: %v", d, cured.Misses, cured.Validate(tick))
 			}
 			cured.Misses--
-			if cured.Validate() == nil {
+			if cured.Validate(tick) == nil {
 				t.Fatalf("%+v: %d would have been enough", d, cured.Misses)
 			}
 		}
@@ -233,5 +237,18 @@ func TestKeysDoNotPrint(t *testing.T) {
 		if !strings.Contains(printed, "2 keys") {
 			t.Errorf("%s does not tell the number of keys", printed)
 		}
+	}
+}
+
+// The tick is what a timer of the kernel shows, one of the few that kernels are
+// built with.
+func TestKernelTick(t *testing.T) {
+	tick, err := KernelTick()
+	if err != nil {
+		t.Fatal(err)
+	}
+	hz := time.Second / tick
+	if hz < 100 || hz > 1000 {
+		t.Errorf("tick %v: %d Hz", tick, hz)
 	}
 }

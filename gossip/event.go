@@ -71,7 +71,8 @@ type Conflict struct {
 	Known, Other netip.AddrPort
 }
 
-// Attempt is the outcome of one round of the rejoin loop. Err says why nodes
+// Attempt is the outcome of one round of the rejoin loop, also of one in which
+// nobody was left to try. Err says why nodes
 // were not reached, even when others were; it is a SeedErrors.
 type Attempt struct {
 	Reached int

@@ -95,6 +95,7 @@ func (g *Gossip) rejoin() {
 		return skip
 	})
 	if len(targets) == 0 && len(errs) == 0 {
+		g.table.event(Attempt{}) // everybody is a member: that is an outcome too
 		return
 	}
 	reached, err := g.contact(targets, errs)

@@ -48,3 +48,13 @@ func TestSeedErrorsAreOneLineAndMatch(t *testing.T) {
 		t.Errorf("no SeedError inside: %v", one)
 	}
 }
+
+// The rejoin loop tells the outcome of its first round also when the others were
+// quicker and nobody is left to try: a node waits for it before it may serve.
+func TestARoundWithNobodyLeftToTryIsAnOutcome(t *testing.T) {
+	c := newCluster(t)
+	alone := c.config(1)
+	alone.Seeds = nil
+	one := c.start(alone)
+	eventually(t, "n1 reports a round", has(one.recorder, func(a Attempt) bool { return a.Reached == 0 && a.Err == nil }))
+}

@@ -73,7 +73,11 @@ func loadConfig(cmd *cobra.Command) (config agent.Config, warnings []string, err
 		return agent.Config{}, nil, err
 	}
 	if len(faults) == 0 {
-		config, faults = parseConfig(raw, os.Hostname)
+		tick, err := agent.KernelTick()
+		if err != nil {
+			return agent.Config{}, nil, err
+		}
+		config, faults = parseConfig(raw, os.Hostname, tick)
 	}
 	if len(faults) > 0 {
 		return agent.Config{}, nil, loader.explain(faults)

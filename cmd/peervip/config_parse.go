@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/peervip/peervip/agent"
 )
@@ -20,7 +21,10 @@ const maxSocketPath = 107
 const maxInterfaceName = 15
 
 // parser collects what is wrong while it makes final values of raw ones.
-type parser struct{ faults []keyError }
+type parser struct {
+	tick   time.Duration // of the kernel's clock
+	faults []keyError
+}
 
 func (p *parser) bad(key, format string, args ...any) {
 	p.faults = append(p.faults, keyError{key, fmt.Sprintf(format, args...)})
@@ -28,8 +32,8 @@ func (p *parser) bad(key, format string, args ...any) {
 
 // parseConfig checks the values and makes the final ones. It asks for the host
 // name only if it needs it, and reads the key file; else it is pure.
-func parseConfig(raw rawConfig, hostname func() (string, error)) (agent.Config, []keyError) {
-	p := &parser{}
+func parseConfig(raw rawConfig, hostname func() (string, error), tick time.Duration) (agent.Config, []keyError) {
+	p := &parser{tick: tick}
 	c := agent.Config{
 		Name:      p.nodeName(raw.Node.Name, hostname),
 		Interface: p.interfaceName(raw.Node.Interface),

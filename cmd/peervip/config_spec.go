@@ -24,7 +24,7 @@ func (p *parser) spec(raw rawSpec, nodeAddress netip.Addr) agent.Spec {
 	if raw.Seed < 0 || raw.Seed > math.MaxUint32 {
 		p.bad("spec.seed", "%d: want 0 (made from cluster.name) to %d", raw.Seed, uint32(math.MaxUint32))
 	}
-	p.all("spec.detect.", s.Detect.Validate())
+	p.all("spec.detect.", s.Detect.Validate(p.tick))
 	s.DrainTimeout = raw.DrainTimeout
 	if raw.DrainTimeout < 0 {
 		p.bad("spec.drain_timeout", "%v: want 0s (cut at once) or more", raw.DrainTimeout)

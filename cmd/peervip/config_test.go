@@ -129,7 +129,7 @@ func TestTheNameIsTheHostsByDefault(t *testing.T) {
 		{"bad host", nil, `not set, and the host name "bad host" is none: want 1 to 63 letters, digits, dots, dashes or underscores: set it, with --name or PEERVIP_NODE_NAME`},
 		{"", errors.New("no /proc"), "not set, and the host name cannot be had: no /proc: set it, with --name or PEERVIP_NODE_NAME"},
 	} {
-		_, faults := parseConfig(raw, func() (string, error) { return test.hostname, test.err })
+		_, faults := parseConfig(raw, func() (string, error) { return test.hostname, test.err }, time.Millisecond)
 		if diff := cmp.Diff([]keyError{{"node.name", test.want}}, faults, cmp.AllowUnexported(keyError{})); diff != "" {
 			t.Errorf("(-want +got)\n%s", diff)
 		}
