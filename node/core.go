@@ -167,18 +167,19 @@ func (c *Core) Deadline() Time {
 	}
 	t := c.cfg.Timing
 	for p := range c.alivePeers() {
+		patience := p.patience(t.Retry)
 		if c.said != nil && p.acked < c.said.Version {
-			soon(p.sentAt + t.Retry)
+			soon(p.sentAt + patience)
 		}
 		if p.said == nil {
-			soon(p.askedAt + t.Retry)
+			soon(p.askedAt + patience)
 			soon(p.aliveSince + t.Alone)
 		}
 		if _, ok := c.wishes[p.Name]; ok {
-			soon(p.wishSentAt + t.Retry)
+			soon(p.wishSentAt + patience)
 		}
 		if p.refusedAt > 0 {
-			soon(p.refusedAt + t.Retry)
+			soon(p.refusedAt + t.Agreement)
 		}
 	}
 	for _, r := range c.requests {

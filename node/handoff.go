@@ -291,7 +291,8 @@ func (c *Core) dropIfOver(r *request) {
 // ignores what we answer to that.
 func (c *Core) forgetConfirmed(p *peer) {
 	for id, r := range c.requests {
-		if r.to != p.Incarnation || !r.slots.Empty() || p.said.Version < r.version || !r.closed.Equal(r.taken) {
+		if r.to != p.Incarnation || p.said == nil || p.said.Version < r.version ||
+			!r.slots.Empty() || !r.closed.Equal(r.taken) {
 			continue
 		}
 		if !slices.ContainsFunc(p.said.Granted, func(g Promise) bool {

@@ -227,3 +227,20 @@ func TestStrangersAndPastLivesAreNotObeyed(t *testing.T) {
 		}
 	}
 }
+
+// TestPromiseForgottenBeforeTheCommit: the holder held this node dead for a moment
+// and shows its promise no more when the heir's kernel has come so far. Nothing
+// must be left waiting for it.
+func TestPromiseForgottenBeforeTheCommit(t *testing.T) {
+	d, asked := theirs(t)
+	d.says("c", func(s *Statement) {
+		s.Claims.RemoveAll(asked.Slots)
+		s.Granted = []Promise{{To: d.core.cfg.Incarnation, ID: asked.ID, Slots: asked.Slots}}
+	})
+	d.tells("c", Message{Grant: &Grant{ID: asked.ID, Version: d.said["c"].Version, Slots: asked.Slots}})
+	d.says("c", func(s *Statement) { s.Granted = nil })
+	d.commits(nil)
+	if len(d.core.requests) > 0 {
+		t.Errorf("%d requests are remembered", len(d.core.requests))
+	}
+}

@@ -21,6 +21,7 @@ type peer struct {
 
 	acked, sent uint64 // versions of this node's statement
 	sentAt      Time
+	unanswered  int  // how often it was told something again since it last said anything
 	askedAt     Time // for its statement, while it has told nothing
 	wishSentAt  Time
 
@@ -47,6 +48,12 @@ func (p *peer) rank(service int) rank {
 // granted to this node is not its claim, though its statement may still say so.
 func (p *peer) claims(slot Slot) bool {
 	return p.said != nil && p.said.Claims.Has(slot) && !p.released.Has(slot)
+}
+
+// patience is how long to wait for the peer's answer before it is told again:
+// the more it has left unanswered the longer.
+func (p *peer) patience(retry Time) Time {
+	return retry << min(max(p.unanswered-4, 0), 4)
 }
 
 // alivePeers yields the peers that gossip holds alive, by name.

@@ -62,7 +62,7 @@ func (c *Core) wakePlan() {
 		c.replan = c.replan || over(q.since, c.cfg.Timing.Agreement)
 	}
 	for p := range c.alivePeers() {
-		if over(p.refusedAt, c.cfg.Timing.Retry) {
+		if over(p.refusedAt, c.cfg.Timing.Agreement) {
 			p.refusedAt, c.replan = 0, true
 		}
 	}

@@ -68,21 +68,28 @@ func (c *Core) askStatement(p *peer) {
 
 // retransmit sends again what was not answered in time.
 func (c *Core) retransmit() {
-	retry := c.cfg.Timing.Retry
 	for p := range c.alivePeers() {
-		if c.said != nil && p.acked < c.said.Version && c.now >= p.sentAt+retry {
+		again := false
+		due := c.now - p.patience(c.cfg.Timing.Retry)
+		if c.said != nil && p.acked < c.said.Version && due >= p.sentAt {
 			c.sendStatement(p, nil)
+			again = true
 		}
-		if p.said == nil && c.now >= p.askedAt+retry {
+		if p.said == nil && due >= p.askedAt {
 			c.askStatement(p)
+			again = true
 		}
-		if w, ok := c.wishes[p.Name]; ok && c.now >= p.wishSentAt+retry {
+		if w, ok := c.wishes[p.Name]; ok && due >= p.wishSentAt {
 			p.wishSentAt = c.now
 			c.send(p, &Message{Wish: &w})
+			again = true
+		}
+		if again {
+			p.unanswered++
 		}
 	}
 	for _, r := range c.sortedRequests() {
-		if !r.slots.Empty() && c.now >= r.sentAt+retry {
+		if !r.slots.Empty() && c.now >= r.sentAt+c.cfg.Timing.Retry {
 			c.sendRequest(r)
 		}
 	}

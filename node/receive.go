@@ -10,6 +10,7 @@ func (c *Core) receive(m *Message) {
 		return // a stranger, a dead peer, or an earlier life of a peer; gossip speaks first
 	}
 	p.latest = max(p.latest, m.Said)
+	p.unanswered = 0
 	switch {
 	case m.Delta != nil:
 		c.receiveDelta(p, m)

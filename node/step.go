@@ -179,8 +179,9 @@ type Service struct {
 
 // Timing are the protocol's periods.
 type Timing struct {
-	// Retry: a request, grant or statement that was not answered is sent again.
-	// Too short floods a slow network, too long lengthens the gap after a loss.
+	// Retry: a request, grant or statement that was not answered is sent again: a
+	// quarter of the detection time. Too short floods a slow network, too long
+	// lengthens the gap after a loss, and lets Agreement run out after a few.
 	Retry Time
 	// Agreement: the longest wait for the peers to share this node's view before
 	// orphans are taken all the same (twice the detection time).
@@ -201,7 +202,7 @@ type Timing struct {
 func DefaultTiming(detection Time) Timing {
 	const second = Time(1e9)
 	return Timing{
-		Retry:     max(detection, second/20),
+		Retry:     max(detection/4, second/20),
 		Agreement: 2 * detection,
 		Alone:     5 * second,
 		Carrier:   35 * second,
