@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,25 +17,39 @@ import (
 	"github.com/peervip/peervip/e2e/lab"
 )
 
-// binary is the program under test, with the race detector.
-var binary string
+// programs is where the built programs are.
+var programs string
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "peervip-e2e-")
-	if err != nil {
+	var err error
+	if programs, err = os.MkdirTemp("", "peervip-e2e-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	binary = filepath.Join(dir, "peervip")
-	if out, err := exec.Command("go", "build", "-race", "-o", binary, "../cmd/peervip").CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "building peervip: %v\n%s", err, out)
-		os.Exit(1)
-	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		os.RemoveAll(dir)
+		os.RemoveAll(programs)
 		os.Exit(code)
 	}))
 }
+
+// compile builds peervip once for each set of flags.
+func compile(name string, flags ...string) func() (string, error) {
+	return sync.OnceValues(func() (string, error) {
+		file := filepath.Join(programs, name)
+		args := append(append([]string{"build"}, flags...), "-o", file, "../cmd/peervip")
+		if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+			return "", fmt.Errorf("building peervip: %w\n%s", err, out)
+		}
+		return file, nil
+	})
+}
+
+var (
+	// tested is the program that the tests run, with the race detector.
+	tested = compile("tested", "-race")
+	// measured is the program that the benchmarks run, as it is delivered.
+	measured = compile("measured")
+)
 
 // patience is how long anything may take: much longer than it should, for the
 // machine may be loaded and the race detector is slow.
@@ -57,6 +72,8 @@ func must(t *testing.T, err error) {
 // have raced or panicked; when it has failed, their logs are printed.
 func build(t *testing.T, nodes int, change ...func(index int, c *lab.AgentConfig)) *lab.Lab {
 	t.Helper()
+	binary, err := tested()
+	must(t, err)
 	l, err := lab.New(t.Context(), lab.Config{
 		Binary: binary, Nodes: nodes,
 		Agent: func(i int, c *lab.AgentConfig) {

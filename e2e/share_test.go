@@ -101,6 +101,8 @@ func TestStartingAlone(t *testing.T) {
 
 // A node with another key is no member, does not serve, and says why.
 func TestWrongKey(t *testing.T) {
+	binary, err := tested()
+	must(t, err)
 	l := build(t, 3)
 	members, stranger := l.Nodes[:2], l.Nodes[2]
 	stranger.Config.Cluster.KeyFile += "-of-another"

@@ -23,6 +23,7 @@ type StepFigures struct {
 	// Node is whom the step befell, "" for nobody.
 	Node string
 	// Settled is the time from the step's beginning until the agents had settled.
+	// It is known by asking them one after the other, so to about 0.1 s.
 	Settled time.Duration
 	// Buckets and Clients are each node's share at the end of the step, in the
 	// order of Figures.Nodes; Clients is measured by who answered.

@@ -79,7 +79,7 @@ type step struct {
 	name    string
 	node    *Node // whom it befalls, nil for nobody
 	window  Window
-	settled time.Duration // from the beginning of the window
+	settled time.Duration // from the beginning of the window, to about 0.1 s
 	status  Status
 }
 
@@ -235,10 +235,13 @@ func (s *scenario) sayResult(st step) {
 		s.say("", "longest silence %s; %d datagrams answered twice", short(r.Others.Longest.Max), r.Twice)
 		return
 	}
-	s.say("", "settled after %s; of its %d clients %d noticed: %s, at most %s", short(st.settled),
-		r.Affected.Sources, r.Affected.Noticed, short(r.Affected.Longest.Median), short(r.Affected.Longest.Max))
-	s.say("", "of the %d others %d noticed; %d datagrams were answered twice",
-		r.Others.Sources, r.Others.Noticed, r.Twice)
+	s.say("", "settled after %s; %d datagrams answered twice", short(st.settled), r.Twice)
+	silence := func(who string, si Silences) {
+		s.say("", "%-16s silent for %s, at most %s; %d noticed",
+			fmt.Sprintf(who, si.Sources), short(si.Longest.Median), short(si.Longest.Max), si.Noticed)
+	}
+	silence("its %d clients:", r.Affected)
+	silence("the %d others:", r.Others)
 }
 
 // lookAround tells what can be tried while the lab stays up.
