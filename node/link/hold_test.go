@@ -191,6 +191,25 @@ func TestDownAfterAPartialUp(t *testing.T) {
 	up(h, l)
 }
 
+// A new interface has settings of its own, and those are what is restored.
+func TestDownRestoresTheSettingsOfTheNewInterface(t *testing.T) {
+	s := newSegment(t)
+	h := s.join("n", "192.0.2.11/24")
+	l := mustOpen(h, nil)
+	up(h, l)
+	h.setSysctl("default/arp_ignore", "4")
+	h.ip("link del eth0")
+	s.plug(h, "eth0", "192.0.2.11/24")
+	h.do(l.Up)
+	if got := h.sysctl("eth0/arp_ignore"); got != "1" {
+		t.Errorf("eth0/arp_ignore is %s while up", got)
+	}
+	h.do(l.Down)
+	if got := h.sysctl("eth0/arp_ignore"); got != "4" {
+		t.Errorf("eth0/arp_ignore is %s after Down, the interface was made with 4", got)
+	}
+}
+
 func TestUpWithoutTheInterface(t *testing.T) {
 	h := newSegment(t).join("n", "192.0.2.11/24")
 	l := mustOpen(h, nil)

@@ -28,6 +28,12 @@ func TestEvidenceThatTheWireForwards(t *testing.T) {
 		l.Ask(targets)
 		if !isolated {
 			eventually(t, "an answer", l.Heard)
+			time.Sleep(5 * l.lookEvery) // what was under way has come
+			enough := len(asked.about(l.Address()))
+			time.Sleep(20 * l.lookEvery)
+			if got := len(asked.about(l.Address())); got != enough {
+				t.Errorf("%d more requests after the answer", got-enough)
+			}
 			return
 		}
 		time.Sleep(20 * l.lookEvery) // time for many requests

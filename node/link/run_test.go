@@ -3,6 +3,7 @@ package link
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // watched serves on a node beside a client. Without polling, only events of the
@@ -166,14 +168,14 @@ func TestVIPRemovedFromLoIsPutBack(t *testing.T) {
 
 func TestSysctlsThatWereResetArePutBack(t *testing.T) {
 	_, node, _, l, _ := watched(t, true)
-	node.setSysctl("all/arp_ignore", "0")
-	node.setSysctl("eth0/arp_announce", "0")
+	node.setSysctl("all/arp_ignore", "4") // no better than 0
+	node.setSysctl("eth0/arp_announce", "1")
 	eventually(t, "the sysctls are put back", func() bool {
 		return node.sysctl("all/arp_ignore") == "1" && node.sysctl("eth0/arp_announce") == "2"
 	})
 	node.do(l.Down)
 	if got := node.sysctl("all/arp_ignore") + node.sysctl("eth0/arp_announce"); got != "00" {
-		t.Errorf("sysctls after Down: %s", got)
+		t.Errorf("sysctls after Down: %s, want them as Up found them", got)
 	}
 }
 
@@ -240,31 +242,50 @@ func runDeaf(h host, l *Link) (seen *statuses, attempts *atomic.Int32) {
 // if it was made anew between two looks.
 func TestAnOutageBetweenTwoLooksIsReported(t *testing.T) {
 	for name, c := range map[string]struct {
-		outage func(*segment, host)
+		outage func(*segment, host, *Link)
 		reason string
 	}{
-		"made anew": {func(s *segment, h host) {
+		"made anew": {func(s *segment, h host, _ *Link) {
 			h.ip("link del eth0")
 			s.plug(h, "eth0", "192.0.2.11/24")
 		}, "interface eth0 was made anew"},
-		"carrier lost": {func(s *segment, h host) {
+		"away and back": {func(s *segment, h host, l *Link) {
+			away := newHost(s.t, s.prefix+"x")
+			h.ip("link set eth0 netns " + away.Name)
+			away.ip("link set eth0 netns " + h.Name)
+			h.ip("link set eth0 addrgenmode none")
+			h.ip("addr add 192.0.2.11/24 dev eth0")
+			h.ip("link set eth0 up")
+			index := l.seen.Load().index
+			if !strings.HasPrefix(h.ip("link show eth0"), fmt.Sprintf("%d: ", index)) {
+				s.t.Fatal("the index is another: the test is pointless")
+			}
+			l.heed(linkNotice(unix.RTM_DELLINK, unix.AF_UNSPEC, index))
+		}, "interface eth0 was made anew"},
+		"carrier lost": {func(s *segment, h host, _ *Link) {
 			s.ip("link set p1 down")
 			s.ip("link set p1 up")
-			eventually(s.t, "a carrier", func() bool { return strings.Contains(h.ip("link show eth0"), "state UP") })
 		}, "interface eth0 lost its carrier for a moment"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSegment(t)
-			node := s.join("n", "192.0.2.11/24")
+			node, user := s.join("n", "192.0.2.11/24"), s.join("c", "192.0.2.1/24")
 			l := mustOpen(node, nil)
 			l.lookEvery = time.Hour
+			up(node, l)
+			groups := node.groups()
 			seen, _ := runDeaf(node, l)
-			c.outage(s, node)
+			c.outage(s, node, l)
+			eventually(t, "a carrier", func() bool { return strings.Contains(node.ip("link show eth0"), "state UP") })
 			l.nudge()
 			want := []Status{{OK: true}, {Reason: c.reason}, {OK: true}}
 			eventually(t, "three statuses", func() bool { return len(seen.all()) == len(want) })
 			if diff := cmp.Diff(want, seen.all()); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
+			}
+			answers(node, user, l)
+			if diff := cmp.Diff(groups, node.groups()); diff != "" {
+				t.Errorf("groups (-before +after):\n%s", diff)
 			}
 		})
 	}

@@ -150,8 +150,9 @@ func (s *segment) plug(h host, device, address string) (port string) {
 	}
 	h.ip("link set " + device + " addrgenmode none") // no IPv6 that comes when it likes
 	h.ip("link set " + device + " up")
-	eventually(s.t, device+" is operational", func() bool {
-		return strings.Contains(h.ip("link show "+device), "state UP")
+	eventually(s.t, device+" is operational and its port forwards", func() bool {
+		return strings.Contains(h.ip("link show "+device), "state UP") &&
+			strings.Contains(s.ip("-details link show "+port), "bridge_slave state forwarding")
 	})
 	return port
 }
