@@ -1,0 +1,98 @@
+# What to do with peervip. `make lab` and `make test` need root, and install the
+# Debian packages that they miss.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+# sudo often leaves Go out of the path.
+export PATH := $(PATH):/usr/local/go/bin:/usr/lib/go/bin
+GO ?= go
+
+# A version of the source is stamped into the program only where git can tell it:
+# a clone that belongs to another user would otherwise not build.
+STAMP := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo true || echo false)
+export GOFLAGS := $(GOFLAGS) -buildvcs=$(STAMP)
+
+# Every test runs anew: the kernel is not among the things that go test caches by.
+# One package at a time: tests with real time in them want both cores.
+TEST := $(GO) test -v -count=1 -p 1 -timeout 10m
+SHOW := 2>&1 | awk -f .ci/closing.awk
+
+# The packages whose tests need root and a kernel; all others are quick.
+KERNEL := ./nft/... ./node/link/... ./gossip/... ./e2e/lab/...
+# Seeds of the simulator for each kind of trouble; the race detector makes it slow.
+SEEDS ?= 2000
+RACESEEDS ?= 100
+
+# Commands that the tests call, and the Debian packages that have them.
+TOOLS := nft:nftables ip:iproute2 ping:iputils-ping socat:socat gcc:gcc gcc:libc6-dev
+
+.PHONY: help build lab test bench sim fmt clean root go tools check unit kernel e2e
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: go ## make bin/peervip
+	$(GO) build -o bin/peervip ./cmd/peervip
+
+lab: root build ## show everything on this machine, as root: nodes, clients, faults, figures
+	./bin/peervip lab $(LAB)
+
+test: root go tools ## pass all tests, as root (about 6 minutes)
+	@$(MAKE) check
+	@$(MAKE) unit
+	@$(MAKE) sim
+	@$(MAKE) kernel
+	@$(MAKE) e2e
+	@echo "all tests passed, none was skipped"
+
+check: go
+	@echo "== formatting, go.mod, vet, staticcheck"
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "not formatted (make fmt): $$unformatted"; exit 1; }
+	$(GO) mod tidy -diff
+	$(GO) mod verify
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+unit: root go tools
+	@echo "== unit tests, fuzz seeds, the simulator, with the race detector"
+	@packages=$$($(GO) list ./... | grep -v -x -F -f <($(GO) list $(KERNEL) ./e2e ./node)); $(TEST) -race $$packages $(SHOW)
+	@$(TEST) -race ./node -sim.seeds=$(RACESEEDS) $(SHOW)
+
+sim: go ## run the simulator over $(SEEDS) seeds of each kind of trouble
+	@echo "== the simulator, $(SEEDS) seeds of each kind of trouble"
+	@$(TEST) ./node -sim.seeds=$(SEEDS) $(SHOW)
+
+kernel: root go tools
+	@echo "== tests in network namespaces, with the race detector"
+	@$(TEST) -race $(KERNEL) $(SHOW)
+
+e2e: root go tools
+	@echo "== scenarios with agents, clients and faults, with the race detector"
+	@$(TEST) -race ./e2e $(SHOW)
+
+bench: root go tools build ## measure: packages first, then what clients see in the lab
+	$(GO) test -run '^$$' -bench . -p 1 -timeout 20m ./...
+	./bin/peervip lab $(LAB)
+
+fmt: go ## format the source
+	gofmt -w .
+
+clean: ## remove what was built
+	rm -rf bin
+
+root:
+	@[ "$$(id -u)" = 0 ] || { echo "this needs root, for network namespaces: sudo make $(MAKECMDGOALS)"; exit 1; }
+
+go:
+	@command -v $(GO) >/dev/null || { echo "Go is missing: install 1.26 or later from https://go.dev/dl/ into /usr/local/go"; exit 1; }
+
+tools: root
+	@missing=""; for t in $(TOOLS); do command -v $${t%%:*} >/dev/null || missing+=" $${t#*:}"; done; \
+	[ -n "$$missing" ] || exit 0; \
+	command -v apt-get >/dev/null || { echo "commands are missing; install what your system calls$$missing"; exit 1; }; \
+	echo "installing$$missing"; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	apt-get update -qq; apt-get install -qq -y --no-install-recommends $$missing >/dev/null
