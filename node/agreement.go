@@ -100,17 +100,27 @@ func (c *Core) takeOrphans(orphans hashring.Set) {
 }
 
 // settleDoubles ends double claims, as when two halves of a split meet: it adds
-// to lost what this node has to give up of the slots that a peer claims too. Until
-// the two have one view they may judge differently, so they wait for that, for a
+// to lost what this node has to give up of the slots that peers claim too. Until
+// both have one view they may judge differently, so they wait for that, for a
 // while; a slot that both have given up is an orphan like any other.
-func (c *Core) settleDoubles(doubled hashring.Set, holders []*peer, lost hashring.Set) {
+func (c *Core) settleDoubles(doubled, lost hashring.Set) {
 	c.put(&c.doubles, doubled)
+	if doubled.Empty() {
+		return
+	}
 	overdue := c.doubles.overdue(c.now, c.cfg.Timing.Agreement)
 	rest := doubled.Clone()
-	for slot := range doubled.All() {
-		if holder := holders[slot]; (c.agrees(holder) || overdue.Has(slot)) && !c.prevails(slot, holder) {
-			lost.Add(slot)
-			rest.Remove(slot)
+	for p := range c.claimers() {
+		both := p.claims()
+		both.RetainAll(doubled)
+		if !c.agrees(p) {
+			both.RetainAll(overdue)
+		}
+		for slot := range both.All() {
+			if !c.prevails(slot, p) {
+				lost.Add(slot)
+				rest.Remove(slot)
+			}
 		}
 	}
 	if !overdue.Empty() { // what stays is waited for anew
@@ -121,10 +131,10 @@ func (c *Core) settleDoubles(doubled hashring.Set, holders []*peer, lost hashrin
 
 // prevails says whether this node keeps a slot that the peer claims too: the
 // placement decides, and names do where it gives the slot to neither.
-func (c *Core) prevails(slot Slot, holder *peer) bool {
+func (c *Core) prevails(slot Slot, p *peer) bool {
 	owner := c.places[slot/c.cfg.Buckets].table.Owner(slot % c.cfg.Buckets)
-	if owner != c.cfg.Name && owner != holder.Name {
-		owner = min(c.cfg.Name, holder.Name)
+	if owner != c.cfg.Name && owner != p.Name {
+		owner = min(c.cfg.Name, p.Name)
 	}
 	return owner == c.cfg.Name
 }

@@ -101,5 +101,8 @@ func (c *Core) commitRefused(err error, slots, taking hashring.Set) {
 
 // sortedRequests are the open requests in the order in which they were made.
 func (c *Core) sortedRequests() []*request {
+	if len(c.requests) == 0 {
+		return nil // nearly always
+	}
 	return slices.SortedFunc(maps.Values(c.requests), func(a, b *request) int { return cmp.Compare(a.id, b.id) })
 }

@@ -38,6 +38,10 @@ type Core struct {
 	doubles   question    // slots of this node that another claims too
 	replan    bool
 
+	// What follows from the view: the slots that it places here, those that stay
+	// where they are because nobody is fit, and those that nobody should serve.
+	own, stuck, mute hashring.Set
+
 	want, kernel, promised, requested hashring.Set
 	requests                          map[uint64]*request
 	grants                            []*grant
@@ -229,25 +233,6 @@ func (c *Core) unfitList() []int {
 		}
 	}
 	return list
-}
-
-// look makes the view, and the owners that follow from it, of what is known now.
-func (c *Core) look() {
-	var members []Member
-	if c.phase.Serving() {
-		members = append(members, c.self())
-	}
-	for p := range c.likePeers() {
-		if p.said != nil && p.said.Phase.Serving() {
-			members = append(members, p.said.member())
-		}
-	}
-	v := NewView(members)
-	if c.places != nil && v.Digest() == c.view.Digest() {
-		return
-	}
-	c.view, c.askedWith = v, 0
-	c.places = v.place(c.cfg.Buckets, len(c.cfg.Services))
 }
 
 // voluntaryDue reports whether a change of weight or fitness waits for its turn.

@@ -259,14 +259,10 @@ func (c *Core) shrink(g *grant, slots hashring.Set) {
 // withdraw cancels the requests for slots that are no longer this node's to
 // have. It must happen before the new view's digest is published: whoever sees
 // the digest may rely on it.
-func (c *Core) withdraw(keep func(Slot) bool) {
+func (c *Core) withdraw(keep hashring.Set) {
 	for _, r := range c.sortedRequests() {
-		gone := c.cfg.newSet()
-		for slot := range r.slots.All() {
-			if !keep(slot) {
-				gone.Add(slot)
-			}
-		}
+		gone := r.slots.Clone()
+		gone.RemoveAll(keep)
 		if gone.Empty() {
 			continue
 		}

@@ -147,7 +147,7 @@ func (c *Core) giveUp() {
 	if c.want.Empty() && len(c.requests) == 0 && len(c.grants) == 0 {
 		return
 	}
-	c.withdraw(func(Slot) bool { return false })
+	c.withdraw(c.cfg.newSet())
 	for id, r := range c.requests {
 		// What the kernel has confirmed must go on to be confirmed; what it has not
 		// is declined when it cannot accept it any more (see receiveGrant).

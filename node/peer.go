@@ -44,10 +44,13 @@ func (p *peer) rank(service int) rank {
 	return p.said.member().rank(service)
 }
 
-// claims reports the peer's claim on a slot as far as it is known: what it has
-// granted to this node is not its claim, though its statement may still say so.
-func (p *peer) claims(slot Slot) bool {
-	return p.said != nil && p.said.Claims.Has(slot) && !p.released.Has(slot)
+// claims are the slots that the peer claims as far as is known, in a set of the
+// caller's own: what it has granted to this node is not its claim, though its
+// statement may still say so. It must have said something.
+func (p *peer) claims() hashring.Set {
+	claims := p.said.Claims.Clone()
+	claims.RemoveAll(p.released)
+	return claims
 }
 
 // patience is how long to wait for the peer's answer before it is told again:

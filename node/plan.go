@@ -1,6 +1,10 @@
 package node
 
-import "github.com/peervip/peervip/hashring"
+import (
+	"iter"
+
+	"github.com/peervip/peervip/hashring"
+)
 
 // plan compares what this node has with what it should have, and starts what is
 // missing: requests to holders, the taking of orphans, the end of double claims.
@@ -11,48 +15,33 @@ func (c *Core) plan() {
 	}
 	c.replan = false
 	c.look()
-	holders := c.holders()
-	mine := func(slot Slot) bool { return c.target(slot, holders[slot]) == c.cfg.Name }
+	mine := c.due()
 	c.withdraw(mine)
 
-	var (
-		promised = c.promisedByPeers()
-		asks     = map[*peer]hashring.Set{}
-		orphans  = c.cfg.newSet()
-		doubled  = c.cfg.newSet()
-		lost     = c.cfg.newSet()
-	)
-	for slot, holder := range holders {
-		switch {
-		case c.openSlots.Has(slot): // the commit's outcome comes first
-		case c.want.Has(slot):
-			switch {
-			case c.unserved(slot / c.cfg.Buckets):
-				lost.Add(slot)
-			case holder != nil:
-				doubled.Add(slot)
-			}
-		case c.kernel.Has(slot), c.promised.Has(slot), c.requested.Has(slot), !mine(slot):
-		case holder != nil:
-			set, ok := asks[holder]
-			if !ok {
-				set = c.cfg.newSet()
-				asks[holder] = set
-			}
-			set.Add(slot)
-		case promised.Has(slot): // between two others, or on its way to us
-		default:
-			orphans.Add(slot)
-		}
-	}
-	c.settleDoubles(doubled, holders, lost)
+	lost := c.want.Clone()
+	lost.RetainAll(c.mute)
+	lost.RemoveAll(c.openSlots) // the commit's outcome comes first
+	doubled := c.want.Clone()
+	doubled.RemoveAll(c.mute)
+	doubled.RemoveAll(c.openSlots)
+	doubled.RetainAll(c.claimed())
+	c.settleDoubles(doubled, lost)
 	c.abandon(lost)
-	for p := range c.likePeers() {
-		if slots, ok := asks[p]; ok && c.mayAsk(p) {
-			c.ask(p, slots)
+
+	missing := mine
+	for _, busy := range []hashring.Set{c.want, c.kernel, c.openSlots, c.promised, c.requested, lost} {
+		missing.RemoveAll(busy)
+	}
+	for p := range c.claimers() {
+		asked := p.claims()
+		asked.RetainAll(missing)
+		missing.RemoveAll(asked)
+		if !asked.Empty() && c.mayAsk(p) {
+			c.ask(p, asked)
 		}
 	}
-	c.takeOrphans(orphans)
+	missing.RemoveAll(c.promisedByPeers()) // between two others, or on its way to us
+	c.takeOrphans(missing)
 }
 
 // wakePlan notices the waits that time has ended.
@@ -71,20 +60,74 @@ func (c *Core) wakePlan() {
 	}
 }
 
-// holders finds, for each slot, an alive peer that claims it: the first by name.
-func (c *Core) holders() []*peer {
-	holders := make([]*peer, c.cfg.slots())
-	for p := range c.likePeers() {
-		if p.said == nil {
-			continue
+// look makes the view, and what should be where by it, of what is known now.
+func (c *Core) look() {
+	var members []Member
+	if c.phase.Serving() {
+		members = append(members, c.self())
+	}
+	for p := range c.claimers() {
+		if p.said.Phase.Serving() {
+			members = append(members, p.said.member())
 		}
-		for slot := range p.said.Claims.All() {
-			if holders[slot] == nil && p.claims(slot) {
-				holders[slot] = p
+	}
+	v := NewView(members)
+	if c.places != nil && v.Digest() == c.view.Digest() {
+		return
+	}
+	c.view, c.askedWith = v, 0
+	c.places = v.place(c.cfg.Buckets, len(c.cfg.Services))
+	c.own, c.mute, c.stuck = c.cfg.newSet(), c.cfg.newSet(), c.cfg.newSet()
+	for service, pl := range c.places {
+		for bucket := range c.cfg.Buckets {
+			slot := service*c.cfg.Buckets + bucket
+			if pl.table.Owner(bucket) == c.cfg.Name {
+				c.own.Add(slot)
+			}
+			if pl.rank < rankFit {
+				c.stuck.Add(slot)
+			}
+			if pl.rank == rankUnfit && c.cfg.DropUnhealthy {
+				c.mute.Add(slot)
 			}
 		}
 	}
-	return holders
+}
+
+// due are the slots that should come to this node, or be here: what the placement
+// gives it, but of a service for which nobody is fit only what nobody has, or has
+// on its way out; and nothing that nobody should serve.
+func (c *Core) due() hashring.Set {
+	due := c.own.Clone()
+	due.RemoveAll(c.mute)
+	for p := range c.claimers() {
+		if p.said.member().eligible() > rankNever {
+			stays := p.claims()
+			stays.RetainAll(c.stuck)
+			due.RemoveAll(stays)
+		}
+	}
+	return due
+}
+
+// claimers yields the peers whose claims are known.
+func (c *Core) claimers() iter.Seq[*peer] {
+	return func(yield func(*peer) bool) {
+		for p := range c.likePeers() {
+			if p.said != nil && !yield(p) {
+				return
+			}
+		}
+	}
+}
+
+// claimed are the slots that some peer claims.
+func (c *Core) claimed() hashring.Set {
+	set := c.cfg.newSet()
+	for p := range c.claimers() {
+		set.AddAll(p.claims())
+	}
+	return set
 }
 
 // promisedByPeers are the slots that alive peers have granted to nodes that are
@@ -92,10 +135,7 @@ func (c *Core) holders() []*peer {
 // the heir takes it, or the holder takes it back.
 func (c *Core) promisedByPeers() hashring.Set {
 	set := c.cfg.newSet()
-	for p := range c.likePeers() {
-		if p.said == nil {
-			continue
-		}
+	for p := range c.claimers() {
 		for _, g := range p.said.Granted {
 			if g.To == c.cfg.Incarnation || c.alivePeer(g.To) != nil {
 				set.AddAll(g.Slots)
@@ -103,31 +143,6 @@ func (c *Core) promisedByPeers() hashring.Set {
 		}
 	}
 	return set
-}
-
-// unserved reports whether nobody should serve the service: no node is fit, and
-// the operator has chosen silence over an unfit node.
-func (c *Core) unserved(service int) bool {
-	return c.cfg.DropUnhealthy && c.places[service].rank == rankUnfit
-}
-
-// target names the node that should have the slot: the placement's owner while
-// somebody is fit; otherwise whoever has it now, unless that one is on its way
-// out, and the placement's owner only for what nobody has. "" means that nobody
-// should have it.
-func (c *Core) target(slot Slot, holder *peer) string {
-	service := slot / c.cfg.Buckets
-	pl := c.places[service]
-	switch {
-	case c.unserved(service):
-		return ""
-	case pl.rank == rankFit:
-	case c.want.Has(slot) && c.rank(service) > rankNever:
-		return c.cfg.Name
-	case holder != nil && holder.rank(service) > rankNever:
-		return holder.Name
-	}
-	return pl.table.Owner(slot % c.cfg.Buckets)
 }
 
 // mayAsk holds back while this node's kernel refuses what it would be granted,

@@ -118,14 +118,9 @@ func (c *Core) claimants() []int {
 			n[slot]++
 		}
 	}
-	for p := range c.likePeers() {
-		if p.said == nil {
-			continue
-		}
-		for slot := range p.said.Claims.All() {
-			if p.claims(slot) {
-				n[slot]++
-			}
+	for p := range c.claimers() {
+		for slot := range p.claims().All() {
+			n[slot]++
 		}
 	}
 	return n
@@ -205,8 +200,8 @@ func (c *Core) Explain(service, bucket int) Explanation {
 	if c.want.Has(slot) || c.kernel.Has(slot) {
 		e.Holders = append(e.Holders, c.cfg.Name)
 	}
-	for p := range c.likePeers() {
-		if p.claims(slot) {
+	for p := range c.claimers() {
+		if p.claims().Has(slot) {
 			e.Holders = append(e.Holders, p.Name)
 		}
 	}
