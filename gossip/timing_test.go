@@ -6,7 +6,7 @@ import (
 )
 
 func TestTimingFollowsFromDetection(t *testing.T) {
-	want := timing{probe: 100 * time.Millisecond, probeTimeout: 40 * time.Millisecond, gossip: 20 * time.Millisecond}
+	want := timing{probe: 100 * time.Millisecond, probeTimeout: 40 * time.Millisecond, gossip: 50 * time.Millisecond}
 	if got := timingFor(DefaultDetection); got != want {
 		t.Errorf("timing is %+v, want the measured %+v", got, want)
 	}
