@@ -23,6 +23,9 @@ const (
 	awarenessMax     = 2
 )
 
+// maxGossip bounds the interval of gossip where deaths may take their time.
+const maxGossip = 100 * time.Millisecond
+
 // streamTimeout bounds connecting, and the whole exchange, of one TCP connection.
 // It leaves room for one lost SYN, which the kernel sends again after 1 s.
 const streamTimeout = 1500 * time.Millisecond
@@ -38,7 +41,7 @@ type timing struct {
 //
 //	probe interval   P = D/2     one node is probed each P, all of them in turn
 //	probe timeout        D/5     below P, which memberlist does not check
-//	gossip interval      D/4      shorter saves little time and costs wake-ups: at
+//	gossip interval      D/4      at most 100 ms: a leave takes four of them; shorter saves little time and costs wake-ups: at
 //	                              D = 200 ms, D/10 takes half as much processor again
 //
 // A node is called dead after
@@ -55,7 +58,7 @@ func timingFor(detection time.Duration) timing {
 	return timing{
 		probe:        detection / 2,
 		probeTimeout: detection / 5,
-		gossip:       detection / 4,
+		gossip:       min(detection/4, maxGossip),
 	}
 }
 
