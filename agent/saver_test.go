@@ -1,0 +1,215 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/peervip/peervip/gossip"
+	"github.com/peervip/peervip/node"
+)
+
+func exampleMemory() memory {
+	return memory{Drained: true, Obeyed: 1<<63 + 5, Peers: []gossip.Peer{{Name: "b", Addr: netip.MustParseAddrPort("192.0.2.12:7946")}}}
+}
+
+func TestMemoryOutlivesTheProcess(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "not", "there", "yet")
+	if m, err := loadMemory(dir); err != nil || m.Drained || m.Obeyed != 0 || m.Peers != nil {
+		t.Errorf("of the first start: %+v, %v", m, err)
+	}
+	must(t, exampleMemory().save(dir))
+	// What a crash has left of a later write is no obstacle.
+	must(t, os.WriteFile(filepath.Join(dir, memoryFile+".new"), []byte(`{"drained":fal and much more of the same`), 0o600))
+	got, err := loadMemory(dir)
+	must(t, err)
+	if diff := cmp.Diff(exampleMemory(), got, compareAddr, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	must(t, memory{}.save(dir))
+	if got, err := loadMemory(dir); err != nil || got.Drained {
+		t.Errorf("%+v, %v", got, err)
+	}
+	entries, err := os.ReadDir(dir)
+	must(t, err)
+	if len(entries) != 1 {
+		t.Errorf("%d files in the state directory", len(entries))
+	}
+	info, err := os.Stat(filepath.Join(dir, memoryFile))
+	must(t, err)
+	if info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v", info.Mode())
+	}
+}
+
+// A node that does not know whether it must stay drained does not serve.
+func TestDamagedMemory(t *testing.T) {
+	for name, content := range map[string]string{
+		"empty": "", "cut": `{"drained":tr`, "another program's": "drained=yes\n", "of another type": `{"drained":"yes"}`,
+		"a bad peer": `{"peers":[{"name":"b","addr":"nowhere"}]}`, "two": "{}{}",
+	} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, memoryFile)
+		must(t, os.WriteFile(path, []byte(content), 0o600))
+		_, err := loadMemory(dir)
+		if err == nil || !strings.HasPrefix(err.Error(), "node.state_dir: "+path+" is damaged (") || !strings.Contains(err.Error(), "remove it") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	dir := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(dir, memoryFile), 0o700))
+	if _, err := loadMemory(dir); err == nil || !strings.HasPrefix(err.Error(), "node.state_dir: reading what this node remembers: ") {
+		t.Errorf("a directory: %v", err)
+	}
+}
+
+// A disk that fails is said, and tried again until it works; what is still to be
+// written at the end is.
+func TestSaverTriesAgain(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	must(t, os.WriteFile(dir, nil, 0o600)) // a file where the directory should be
+	log := &logText{}
+	s := newSaver(dir, log.logger())
+	s.again = 5 * time.Millisecond
+	s.whenSaved(func(err error) {
+		if err != nil {
+			t.Errorf("nothing to save: %v", err)
+		}
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.run(ctx) }()
+
+	s.save(exampleMemory())
+	told := make(chan error, 1)
+	s.whenSaved(func(err error) { told <- err })
+	if err := within(t, "the outcome", told); err == nil {
+		t.Error("a failure was told as a success")
+	}
+	eventually(t, func() error {
+		if s.err() == nil {
+			return fmt.Errorf("no failure is known")
+		}
+		return nil
+	})
+	time.Sleep(20 * time.Millisecond)
+	must(t, os.Remove(dir))
+	eventually(t, s.err)
+	got, err := loadMemory(dir)
+	must(t, err)
+	if !got.Drained || got.Obeyed != exampleMemory().Obeyed {
+		t.Errorf("saved %+v", got)
+	}
+	s.whenSaved(func(err error) { told <- err })
+	if err := within(t, "the outcome", told); err != nil {
+		t.Error(err)
+	}
+	if n := strings.Count(log.String(), "was not saved"); n != 1 || !strings.Contains(log.String(), "is saved again") {
+		t.Errorf("logged:\n%s", log)
+	}
+
+	cancel()
+	must(t, within(t, "the end", ended))
+	s.save(memory{})
+	s.write()
+	if got, err := loadMemory(dir); err != nil || got.Drained {
+		t.Errorf("at the end: %+v, %v", got, err)
+	}
+}
+
+// slowDisk lets writes of the rig's memory wait until it is released.
+func slowDisk(t *testing.T, r *rig) (release func()) {
+	t.Helper()
+	// Opening a pipe for writing waits for a reader.
+	pipe := filepath.Join(r.cfg.StateDir, memoryFile+".new")
+	must(t, os.MkdirAll(r.cfg.StateDir, 0o700))
+	must(t, os.RemoveAll(pipe))
+	must(t, unix.Mkfifo(pipe, 0o600))
+	return func() {
+		reader, err := os.OpenFile(pipe, os.O_RDONLY|unix.O_NONBLOCK, 0)
+		must(t, err)
+		t.Cleanup(func() { reader.Close() })
+		must(t, os.Remove(pipe)) // the next try makes a file
+	}
+}
+
+// "drains" is said when cutting the power would not undo it: of this node and,
+// asked there, of another.
+func TestDrainIsToldWhenItIsSaved(t *testing.T) {
+	for _, where := range []string{"here", "at another node"} {
+		t.Run(where, func(t *testing.T) {
+			_, rigs := newCluster(t, "a", "b")
+			a, asked := rigs[0], rigs[0]
+			if where != "here" {
+				asked = rigs[1]
+			}
+			release := slowDisk(t, a)
+			told := make(chan error, 1)
+			go func() {
+				_, err := asked.client.Wish(t.Context(), WishRequest{Node: "a", Want: node.WantDrain})
+				told <- err
+			}()
+			a.phase(t, node.Drained) // the buckets do not wait for the disk
+			select {
+			case err := <-told:
+				t.Errorf("told before it was saved: %v", err)
+			case <-time.After(50 * time.Millisecond):
+			}
+			release()
+			if err := within(t, "the answer", told); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestDrainOutlivesTheAgent(t *testing.T) {
+	s, rigs := newCluster(t, "a", "b")
+	a := rigs[0]
+	if _, err := a.client.Wish(t.Context(), WishRequest{Want: node.WantDrain}); err != nil {
+		t.Fatal(err)
+	}
+	m, err := loadMemory(a.cfg.StateDir)
+	must(t, err)
+	if !m.Drained {
+		t.Fatal("told before it was saved")
+	}
+	a.cancel()
+	must(t, a.end(t))
+	s.die("a")
+	again := newRig(t, "a", func(c *Config) { c.StateDir = a.cfg.StateDir })
+	s.add(again)
+	again.start()
+	again.loop.Event(gossip.Attempt{Reached: 1})
+	again.phase(t, node.Drained)
+	s.settled(t, rigs[1])
+}
+
+// A drain that cannot be saved is done all the same, and the operator is told.
+func TestDrainWithoutADisk(t *testing.T) {
+	_, rigs := newCluster(t, "a", "b")
+	a := rigs[0]
+	must(t, os.RemoveAll(a.cfg.StateDir))
+	must(t, os.WriteFile(a.cfg.StateDir, nil, fs.FileMode(0o600)))
+	r, err := a.client.Wish(t.Context(), WishRequest{Want: node.WantDrain})
+	must(t, err)
+	if !strings.HasPrefix(r.Note, "done, but a restart would forget it: saving what this node remembers in "+a.cfg.StateDir) || r.Kept {
+		t.Errorf("told %+v", r)
+	}
+	a.phase(t, node.Drained)
+	a.problem(t, true, "a restart would forget whether this node is drained")
+	must(t, os.Remove(a.cfg.StateDir))
+	a.problem(t, false, "a restart would forget")
+	if m, err := loadMemory(a.cfg.StateDir); err != nil || !m.Drained {
+		t.Errorf("saved later: %+v, %v", m, err)
+	}
+}
