@@ -138,7 +138,7 @@ type sysctl struct {
 	want   int
 	enough []int // the values that will do
 
-	index int          // the interface that restore is for
+	index int          // the interface that undo is for
 	undo  func() error // nil if there is nothing to put back
 }
 
