@@ -18,7 +18,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=$(STAMP)
 # Every test runs anew: the kernel is not among the things that go test caches by.
 # One package at a time: tests with real time in them want both cores.
 TEST := $(GO) test -v -count=1 -p 1 -timeout 10m
-SHOW := 2>&1 | awk -f .ci/closing.awk
+SHOW := 2>&1 | .ci/closing
 
 # The packages whose tests need root and a kernel; all others are quick.
 KERNEL := ./nft/... ./node/link/... ./gossip/... ./e2e/lab/...
@@ -61,7 +61,7 @@ unit: root go tools
 	@packages=$$($(GO) list ./... | grep -v -x -F -f <($(GO) list $(KERNEL) ./e2e ./node)); $(TEST) -race $$packages $(SHOW)
 	@$(TEST) -race ./node -sim.seeds=$(RACESEEDS) $(SHOW)
 
-sim: go ## run the simulator over $(SEEDS) seeds of each kind of trouble
+sim: go ## run the simulator: make sim SEEDS=20000
 	@echo "== the simulator, $(SEEDS) seeds of each kind of trouble"
 	@$(TEST) ./node -sim.seeds=$(SEEDS) $(SHOW)
 
@@ -73,9 +73,8 @@ e2e: root go tools
 	@echo "== scenarios with agents, clients and faults, with the race detector"
 	@$(TEST) -race ./e2e $(SHOW)
 
-bench: root go tools build ## measure: packages first, then what clients see in the lab
+bench: root go tools ## measure: the packages, and what the lab's clients see
 	$(GO) test -run '^$$' -bench . -p 1 -timeout 20m ./...
-	./bin/peervip lab $(LAB)
 
 fmt: go ## format the source
 	gofmt -w .
