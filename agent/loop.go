@@ -69,7 +69,7 @@ func (l *loop) run(ctx context.Context) error {
 	defer close(l.ended)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	l.step(node.Started{Drained: l.memory.Drained, Obeyed: l.memory.Obeyed})
+	l.step(node.Started{Drained: l.memory.Drained, Forced: l.memory.Forced, Obeyed: l.memory.Obeyed})
 	for {
 		timer.Reset(l.core.Deadline() - l.now())
 		select {
@@ -125,7 +125,7 @@ func (l *loop) step(ev node.Event) {
 		case node.Attach:
 			l.attach()
 		case node.Save:
-			l.memory.Drained, l.memory.Obeyed = e.Drained, e.Obeyed
+			l.memory.Drained, l.memory.Forced, l.memory.Obeyed = e.Drained, e.Forced, e.Obeyed
 			l.saver.save(l.memory)
 		case node.Answer:
 			l.answer(e)

@@ -14,6 +14,7 @@ import (
 // memory is what a node remembers over a restart, in state_dir/state.json.
 type memory struct {
 	Drained bool          `json:"drained"`
+	Forced  bool          `json:"forced"`
 	Obeyed  uint64        `json:"obeyed"`
 	Peers   []gossip.Peer `json:"peers"`
 }

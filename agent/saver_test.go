@@ -19,7 +19,7 @@ import (
 )
 
 func exampleMemory() memory {
-	return memory{Drained: true, Obeyed: 1<<63 + 5, Peers: []gossip.Peer{{Name: "b", Addr: netip.MustParseAddrPort("192.0.2.12:7946")}}}
+	return memory{Drained: true, Forced: true, Obeyed: 1<<63 + 5, Peers: []gossip.Peer{{Name: "b", Addr: netip.MustParseAddrPort("192.0.2.12:7946")}}}
 }
 
 func TestMemoryOutlivesTheProcess(t *testing.T) {

@@ -26,9 +26,6 @@ const (
 	// restingLooks is how many looks pass between two counts of flows otherwise: to
 	// list flows the kernel walks its whole table, 10 ms of a core for 262144 slots.
 	restingLooks = 10
-	// seedLooks is how many looks the seeds have to answer. Gossip says how its tries
-	// end, but nothing when all seeds have joined us before they could be tried.
-	seedLooks = 5
 	// lookUp bounds finding the address of one seed.
 	lookUp = 2 * time.Second
 )
@@ -137,18 +134,12 @@ func (a *agent) runLoop(ctx context.Context) error {
 
 // observe counts flows, and looks for evidence that the wire forwards.
 func (a *agent) observe(ctx context.Context) error {
-	if len(a.cfg.Join) == 0 {
-		a.loop.post(node.SeedsTried{})
-	}
 	a.wire.Ask(a.seedAddrs(ctx))
 	tick := time.NewTicker(a.look)
 	defer tick.Stop()
 	var draining atomic.Bool
 	failing := false
 	for look := 0; ; look++ {
-		if look == seedLooks {
-			a.loop.post(node.SeedsTried{})
-		}
 		if look%restingLooks == 0 || draining.Load() {
 			counts, err := a.countFlows()
 			if err != nil && !failing {
