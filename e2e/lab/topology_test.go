@@ -139,9 +139,13 @@ func TestProcessRunsInItsNamespace(t *testing.T) {
 	defer ns.Close()
 	p, err := startProcess(ns, exec.Command("sleep", "60"))
 	must(t, err)
-	if u, err := usage(p.pid()); err != nil || u.RSS < 100_000 || u.CPU > time.Second {
-		t.Errorf("usage of a sleeping process: %+v, %v", u, err)
-	}
+	must(t, Poll(patience(t), func() error { // it has little before it is loaded
+		u, err := usage(p.pid())
+		if err == nil && (u.RSS < 100_000 || u.CPU == 0 || u.CPU > time.Second) {
+			err = fmt.Errorf("usage of a sleeping process: %+v", u)
+		}
+		return err
+	}))
 	out, err := exec.Command("ip", "netns", "identify", strconv.Itoa(p.pid())).Output()
 	must(t, err)
 	if got := strings.TrimSpace(string(out)); got != ns.Name {
