@@ -91,7 +91,7 @@ func (c *Core) takeOrphans(orphans hashring.Set) {
 		}
 		c.notice(true, "the peers do not share this node's view; taking %d buckets that nobody is seen to claim", take.Count())
 	}
-	c.want.AddAll(take)
+	c.claim(take)
 	c.notice(false, "taking %d buckets that nobody has", take.Count())
 	rest := orphans.Clone()
 	rest.RemoveAll(take)

@@ -10,15 +10,28 @@ import (
 
 // commit brings the kernel to what is wanted, one transaction at a time.
 func (c *Core) commit() {
-	if c.open != nil || c.commitAfter > 0 || c.want.Equal(c.kernel) {
+	if c.open != nil || c.commitAfter > 0 {
+		return
+	}
+	adopt := c.want.Clone()
+	adopt.RetainAll(c.lingeredByPeers())
+	differ := symmetricDifference(c.want, c.kernel)
+	differ.AddAll(symmetricDifference(adopt, c.kernelAdopt))
+	differ.AddAll(symmetricDifference(c.lingering, c.kernelLinger))
+	if differ.Empty() {
 		return
 	}
 	commit := Commit{ID: c.nextID()}
-	c.openSlots = symmetricDifference(c.want, c.kernel)
+	c.openSlots = differ
 	for slot := range c.openSlots.All() {
 		state := None
-		if c.want.Has(slot) {
+		switch {
+		case adopt.Has(slot):
+			state = Adopt
+		case c.want.Has(slot):
 			state = Own
+		case c.lingering.Has(slot):
+			state = Linger
 		}
 		commit.Changes = append(commit.Changes, c.cfg.change(slot, state))
 	}
@@ -32,10 +45,10 @@ func (c *Core) committed(ev Committed) {
 	if c.open == nil || ev.ID != c.open.ID {
 		return
 	}
-	slots, taking := c.openSlots, c.cfg.newSet()
-	for _, ch := range c.open.Changes {
-		if ch.State.AcceptsNew() {
-			taking.Add(ch.Service*c.cfg.Buckets + ch.Bucket)
+	changes, slots, taking := c.open.Changes, c.openSlots, c.cfg.newSet()
+	for _, ch := range changes {
+		if slot := c.cfg.slot(ch); ch.State.AcceptsNew() && !c.kernel.Has(slot) {
+			taking.Add(slot)
 		}
 	}
 	c.open, c.openSlots = nil, c.cfg.newSet()
@@ -48,8 +61,21 @@ func (c *Core) committed(ev Committed) {
 		c.commitFailed, c.failures = nil, 0
 		c.notice(false, "the kernel takes commits again")
 	}
-	c.kernel.RemoveAll(slots)
-	c.kernel.AddAll(taking)
+	for _, set := range []hashring.Set{c.kernel, c.kernelAdopt, c.kernelLinger} {
+		set.RemoveAll(slots)
+	}
+	for _, ch := range changes {
+		slot := c.cfg.slot(ch)
+		switch ch.State {
+		case Linger:
+			c.kernelLinger.Add(slot)
+		case Adopt:
+			c.kernelAdopt.Add(slot)
+		}
+		if ch.State.AcceptsNew() {
+			c.kernel.Add(slot)
+		}
+	}
 	for _, r := range c.sortedRequests() {
 		got := r.taken.Clone()
 		got.RetainAll(taking)
@@ -94,7 +120,7 @@ func (c *Core) commitRefused(err error, slots, taking hashring.Set) {
 			c.send(p, &Message{Refusal: &Refusal{ID: g.id, Reason: CommitFailed, Slots: kept.Clone()}})
 		}
 		c.promised.RemoveAll(kept)
-		c.want.AddAll(kept)
+		c.claim(kept)
 		c.shrink(g, kept)
 	}
 }

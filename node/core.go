@@ -19,6 +19,7 @@ import (
 //	promised             released, or being released, for an heir that has not
 //	                     confirmed yet
 //	requested            asked for; the holder has not answered yet
+//	lingering            not wanted, but the flows that are here go on
 type Core struct {
 	cfg   Config
 	now   Time // never 0, which stands for "not set" in the times below
@@ -42,10 +43,16 @@ type Core struct {
 	// where they are because nobody is fit, and those that nobody should serve.
 	own, stuck, mute hashring.Set
 
-	want, kernel, promised, requested hashring.Set
-	requests                          map[uint64]*request
-	grants                            []*grant
-	lastID                            uint64
+	want, kernel, promised, requested, lingering hashring.Set
+
+	kernelAdopt, kernelLinger hashring.Set // in these states; what is adopted is also in kernel
+
+	lingers  hashring.Set // the slots whose service wants flows to stay
+	flowLook flowLook
+	cutBy    Time // when lingering flows are cut; 0: they are not
+	requests map[uint64]*request
+	grants   []*grant
+	lastID   uint64
 
 	open         *Commit
 	openSlots    hashring.Set
@@ -86,6 +93,7 @@ func New(cfg Config) *Core {
 		wantUnfit: make([]bool, len(cfg.Services)),
 		whyUnfit:  make([]string, len(cfg.Services)),
 		want:      cfg.newSet(), kernel: cfg.newSet(), promised: cfg.newSet(), requested: cfg.newSet(),
+		lingering: cfg.newSet(), kernelAdopt: cfg.newSet(), kernelLinger: cfg.newSet(),
 		openSlots: cfg.newSet(),
 		requests:  map[uint64]*request{},
 		wishes:    map[string]Wish{},
@@ -93,6 +101,12 @@ func New(cfg Config) *Core {
 		wire:      WireChanged{Reason: "the interface has not been looked at yet"},
 	}
 	c.wantWeight = c.weight
+	c.lingers = cfg.all()
+	for slot := range c.lingers.All() {
+		if !cfg.Services[slot/cfg.Buckets].Linger {
+			c.lingers.Remove(slot)
+		}
+	}
 	for i, s := range cfg.Services {
 		if s.Checked {
 			c.unfit[i], c.wantUnfit[i] = true, true
@@ -132,6 +146,8 @@ func (c *Core) Step(now Time, event Event) []Effect {
 		c.wished(ev)
 	case Leave:
 		c.leave()
+	case FlowsFound:
+		c.flowsFound(ev)
 	case FlowsCounted:
 		c.flows = slices.Clone(ev.Counts)
 		for p := range c.alivePeers() {
@@ -156,6 +172,7 @@ func (c *Core) advance() {
 		c.commit()
 		c.publish()
 	}
+	c.findFlows()
 	c.offerGrants()
 	c.retransmit()
 }
@@ -201,6 +218,10 @@ func (c *Core) Deadline() Time {
 			soon(q.since + t.Agreement)
 		}
 	}
+	if c.flowLook.due(c) {
+		soon(c.flowLook.at)
+	}
+	soon(c.cutBy)
 	soon(c.commitAfter)
 	soon(c.attachAfter)
 	if c.voluntaryDue() {
@@ -208,7 +229,7 @@ func (c *Core) Deadline() Time {
 	}
 	if c.giveUpBy > 0 {
 		soon(c.giveUpBy)
-		soon(c.giveUpBy + t.LeaveBy)
+		soon(max(c.giveUpBy, c.cutBy) + t.LeaveBy)
 	}
 	if c.phase == Joining {
 		soon(c.startedAt + t.Alone)

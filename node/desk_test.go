@@ -31,6 +31,7 @@ func newDesk(t *testing.T, configure ...func(*Config)) *desk {
 	}
 	d := &desk{t: t, core: New(cfg), now: time.Second, said: map[string]*Statement{}}
 	d.step(Started{})
+	d.step(FlowsFound{Live: cfg.newSet()})
 	d.step(WireChanged{OK: true, Forwards: true})
 	return d
 }
@@ -91,11 +92,12 @@ func (d *desk) incarnation(name string) Incarnation {
 func (d *desk) says(name string, change func(*Statement)) []Effect {
 	d.t.Helper()
 	next := Statement{
-		Incarnation: d.incarnation(name), Phase: Active, Weight: 10, Claims: d.core.cfg.newSet(),
+		Incarnation: d.incarnation(name), Phase: Active, Weight: 10,
+		Claims: d.core.cfg.newSet(), Linger: d.core.cfg.newSet(),
 	}
 	if s := d.said[name]; s != nil {
 		next = *s
-		next.Claims = s.Claims.Clone()
+		next.Claims, next.Linger = s.Claims.Clone(), s.Linger.Clone()
 	}
 	next.Version++
 	change(&next)

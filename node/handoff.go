@@ -88,6 +88,7 @@ func (c *Core) receiveRequest(p *peer, q *Request) {
 	}
 	p.granted = q.ID
 	c.want.RemoveAll(give)
+	c.linger(give)
 	c.promised.AddAll(give)
 	c.grants = append(c.grants, &grant{to: p.Incarnation, id: q.ID, slots: give})
 }
@@ -121,9 +122,9 @@ func (c *Core) findGrant(to Incarnation, id uint64) *grant {
 	return nil
 }
 
-// released reports whether the kernel has released all slots of the grant.
+// released reports whether the kernel takes no new flows of any slot of the grant.
 func (c *Core) released(g *grant) bool {
-	return !g.slots.Empty() && !g.slots.Intersects(c.kernel) && !g.slots.Intersects(c.openSlots)
+	return !g.slots.Empty() && !g.slots.Intersects(c.kernel)
 }
 
 // offerGrants sends the grants whose release the kernel has carried out, after
@@ -186,7 +187,7 @@ func (c *Core) accept(p *peer, r *request, version uint64, slots hashring.Set) {
 	r.taken.AddAll(slots)
 	r.version = max(r.version, version)
 	c.requested.RemoveAll(slots)
-	c.want.AddAll(slots)
+	c.claim(slots)
 	if p.said == nil || p.said.Version < version {
 		p.releasedAt = max(p.releasedAt, version)
 		p.released.AddAll(slots)
@@ -229,7 +230,7 @@ func (c *Core) receiveCancel(p *peer, x *Cancel) {
 	back := x.Slots.Clone()
 	back.RetainAll(g.slots)
 	c.promised.RemoveAll(back)
-	c.want.AddAll(back)
+	c.claim(back)
 	c.shrink(g, back)
 }
 

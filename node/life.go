@@ -68,6 +68,9 @@ func (c *Core) mayServe() string {
 	if !c.wire.OK {
 		return c.wire.Reason
 	}
+	if !c.flowLook.done {
+		return "the flows of this node's last life are being looked for"
+	}
 	if !c.seedsTried {
 		return "the seeds are being tried"
 	}
@@ -139,10 +142,11 @@ func (c *Core) withdrawFromService(why string) {
 	c.notice(true, "giving up all buckets: %s", why)
 	c.giveUp()
 	c.enter(Joining)
-	c.startedAt, c.giveUpBy = c.now, 0
+	c.startedAt, c.giveUpBy, c.cutBy = c.now, 0, 0
 }
 
-// giveUp forgets every slot and everything under way about slots.
+// giveUp lets go of every slot and everything under way about slots. The flows
+// that are here go on.
 func (c *Core) giveUp() {
 	if c.want.Empty() && len(c.requests) == 0 && len(c.grants) == 0 {
 		return
@@ -157,6 +161,7 @@ func (c *Core) giveUp() {
 	}
 	c.grants = nil
 	c.want, c.promised = c.cfg.newSet(), c.cfg.newSet()
+	c.linger(c.cfg.all())
 	c.replan = true
 }
 
@@ -169,13 +174,14 @@ func (c *Core) leave() {
 		c.giveUp()
 	}
 	c.enter(Leaving)
-	c.giveUpBy = c.now + c.cfg.Timing.LeaveBy
+	c.giveUpBy, c.cutBy = c.now+c.cfg.Timing.LeaveBy, c.now+c.cfg.DrainTimeout
 }
 
 // finish ends what a phase was for: a node that drains is drained, one that
 // leaves may stop, and does so even if its kernel refuses to release the buckets:
 // the end of the process releases them.
 func (c *Core) finish() {
+	c.cut()
 	switch c.phase {
 	case Draining:
 		if c.idle() && c.hasHeir(rankUnfit) {
@@ -185,7 +191,10 @@ func (c *Core) finish() {
 		if c.now >= c.giveUpBy || !c.hasHeir(rankHolding) {
 			c.giveUp()
 		}
-		late := c.now >= c.giveUpBy+c.cfg.Timing.LeaveBy
+		if c.phase == Leaving && !c.hasHeir(rankHolding) {
+			c.lingering = c.cfg.newSet() // nobody is left to serve the address: why wait
+		}
+		late := c.now >= max(c.giveUpBy, c.cutBy)+c.cfg.Timing.LeaveBy
 		if c.phase == Leaving && !c.stopped && (c.idle() || late) {
 			c.stopped = true
 			c.out = append(c.out, Stop{})
@@ -195,7 +204,8 @@ func (c *Core) finish() {
 
 // idle reports whether this node has nothing, and owes nothing.
 func (c *Core) idle() bool {
-	return c.want.Empty() && c.kernel.Empty() && c.open == nil && len(c.grants) == 0
+	return c.want.Empty() && c.kernel.Empty() && c.open == nil && len(c.grants) == 0 &&
+		c.lingering.Empty() && c.kernelLinger.Empty()
 }
 
 // hasHeir reports whether some other node, of that rank at least when its checks
@@ -230,6 +240,7 @@ func (c *Core) drain(force bool) (refused string) {
 		return fmt.Sprintf("%s is the last fit node: nobody would answer; drain it all the same with --force", c.cfg.Name)
 	}
 	c.drained, c.forced = true, c.forced || force
+	c.cutBy = c.now + c.cfg.DrainTimeout
 	switch {
 	case !c.phase.Serving(): // it will be drained when it begins to serve
 	case force && !fitHeir:
@@ -245,6 +256,6 @@ func (c *Core) resume() {
 	c.drained, c.forced = false, false
 	if c.phase == Draining || c.phase == Drained {
 		c.enter(Active)
-		c.giveUpBy = 0
+		c.giveUpBy, c.cutBy = 0, 0
 	}
 }

@@ -172,7 +172,7 @@ func (m *Message) fits(n int) bool {
 				return false
 			}
 		}
-		return ok(m.Delta.Claims)
+		return ok(m.Delta.Claims) && ok(m.Delta.Linger)
 	case m.Request != nil:
 		return ok(m.Request.Slots)
 	case m.Grant != nil:

@@ -185,7 +185,7 @@ func (c *Core) forgetPeer(p *peer, gone bool) {
 		// What the kernel still accepts was never given: it stays here.
 		kept := g.slots.Clone()
 		kept.RetainAll(c.kernel)
-		c.want.AddAll(kept)
+		c.claim(kept)
 		return true
 	})
 }

@@ -159,6 +159,9 @@ func (c *Core) abandon(slots hashring.Set) {
 		return
 	}
 	c.want.RemoveAll(slots)
+	kept := slots.Clone()
+	kept.RemoveAll(c.mute) // nobody shall serve these
+	c.linger(kept)
 	for _, r := range c.sortedRequests() {
 		lost := r.taken.Clone()
 		lost.RetainAll(slots)

@@ -31,10 +31,12 @@ func (c *Core) publish() {
 func (c *Core) statement() *Statement {
 	claims := c.want.Clone()
 	claims.AddAll(c.kernel)
+	linger := c.lingering.Clone()
+	linger.AddAll(c.kernelLinger)
 	s := &Statement{
 		Incarnation: c.cfg.Incarnation,
 		Phase:       c.phase, Weight: c.weight, Unfit: c.unfitList(),
-		View: c.view.Digest(), Obeyed: c.obeyed, Claims: claims,
+		View: c.view.Digest(), Obeyed: c.obeyed, Claims: claims, Linger: linger,
 	}
 	for _, g := range c.grants {
 		if c.released(g) {

@@ -15,6 +15,12 @@ type books struct {
 	worstGap    Time // of the orphans, as long as some node could serve all the time
 	takes       int
 
+	flows  map[*simFlow]bool // that live
+	resets int               // of flows of a node that lives, by another
+	// strictFlows makes the end of a flow by another node, or by its own that no
+	// longer accepts it, a fault (invariant 4).
+	strictFlows bool
+
 	// strict makes two owners a fault from now on (invariant 1); doubleLimit and
 	// gapLimit (invariant 3), if they are not 0, make one what lasts longer.
 	strict      bool
@@ -27,7 +33,7 @@ type books struct {
 
 func newBooks(slots int) books {
 	return books{
-		owners: make([]int, slots), doubleSince: make([]Time, slots), orphanSince: make([]Time, slots),
+		flows: map[*simFlow]bool{}, owners: make([]int, slots), doubleSince: make([]Time, slots), orphanSince: make([]Time, slots),
 	}
 }
 
@@ -35,7 +41,14 @@ func newBooks(slots int) books {
 func (b *books) forgetPast() { b.worstDouble, b.worstOrphan, b.worstGap = 0, 0, 0 }
 
 // set changes what one kernel accepts and keeps the books of invariants 1 and 3.
-func (w *world) set(n *simNode, slot Slot, accept bool) {
+func (w *world) set(n *simNode, slot Slot, state State) {
+	if n.states[slot] == state {
+		return
+	}
+	w.judgeLoss(n, slot, state)
+	n.states[slot] = state
+	w.judgeResets(slot)
+	accept := state.AcceptsNew()
 	if n.kernel.Has(slot) == accept {
 		return
 	}
@@ -131,12 +144,15 @@ func (w *world) settle() {
 	for _, n := range up {
 		c := n.core
 		if c.requesting() || len(c.grants) > 0 || c.open != nil || !c.want.Equal(c.kernel) ||
-			!c.requested.Empty() || !c.promised.Empty() || c.inQuestion() || c.voluntaryDue() {
+			!c.lingering.Empty() || !c.kernelLinger.Empty() || !c.kernelAdopt.Empty() || !c.requested.Empty() || !c.promised.Empty() || c.inQuestion() || c.voluntaryDue() {
 			w.fault("%s still waits for something: %d requests, %d grants, open %v, %d wanted, %d in the kernel",
 				n.name, len(c.requests), len(c.grants), c.open != nil, c.want.Count(), c.kernel.Count())
 		}
-		if !c.kernel.Equal(n.kernel) {
-			w.fault("%s believes other things of its kernel than are true", n.name)
+		for slot, state := range n.states {
+			if c.kernelState(slot) != state {
+				w.fault("%s believes that slot %d is %s, and it is %s", n.name, slot, c.kernelState(slot), state)
+				break
+			}
 		}
 		if c.view.Digest() != up[0].core.view.Digest() || !c.agreed() {
 			w.fault("%s and %s have different views after quiet", n.name, up[0].name)

@@ -129,9 +129,12 @@ func (w *world) quiet() {
 	w.settle()
 }
 
-// plannedChanges is invariants 1, 2, 3 and 5 under planned changes.
+// plannedChanges is invariants 1 to 5 under planned changes, while clients open
+// connections.
 func plannedChanges(w *world, net simNet, gapLimit Time) *world {
 	w.net, w.gapLimit, w.strict = net, gapLimit, true
+	w.strictFlows = !w.dropUnhealthy // which ends flows on purpose
+	w.clients(20*ms, 20*time.Second)
 	for range 12 {
 		w.planned()
 		w.someTime(2 * time.Second)
@@ -179,6 +182,7 @@ func TestCrashes(t *testing.T) {
 	forSeeds(t, 1, func(seed uint64, tracing bool) *world {
 		w := settled(seed, tracing, 3+int(seed%4))
 		w.net = roughNet()
+		w.clients(50*ms, 15*time.Second)
 		for range 15 {
 			n := w.some()
 			switch w.rng.IntN(6) {

@@ -46,10 +46,11 @@ const ms = Time(time.Millisecond)
 type simNode struct {
 	index  int
 	name   string
-	core   *Core // nil while the process is down
-	kernel hashring.Set
-	boot   uint64 // nonce of the running process
-	wake   uint64 // number of the wake-up that counts
+	core   *Core        // nil while the process is down
+	kernel hashring.Set // takes new flows
+	states []State      // by slot, what the kernel does
+	boot   uint64       // nonce of the running process
+	wake   uint64       // number of the wake-up that counts
 
 	revision int            // of the spec that it runs
 	deaf     bool           // its port does not forward: nobody answers on the wire
@@ -58,6 +59,7 @@ type simNode struct {
 	fit      []bool         // what its health checks find, by service
 	saved    Save           // on disk
 	left     bool           // it said goodbye when its process ended
+	lastOne  bool           // it leaves, and at some time had no heir
 	sees     map[int]uint64 // peers that gossip has reported alive to it: nonce
 	answers  []Answer
 	steadyAt Time // since when it is active
@@ -102,6 +104,7 @@ func (w *world) layOut() {
 	w.books = newBooks(w.buckets * w.services)
 	for _, n := range w.nodes {
 		n.kernel = hashring.NewSet(w.buckets * w.services)
+		n.states = make([]State, w.buckets*w.services)
 		n.fit = make([]bool, w.services)
 		for i := range n.fit {
 			n.fit[i] = true
@@ -170,12 +173,21 @@ func (w *world) step(n *simNode, ev Event) {
 			n.answers = append(n.answers, e)
 		case Notice:
 			w.log("%s: %s", n.name, e.Text)
+		case FindFlows:
+			w.at(ms+w.randomly(10*ms), func() {
+				if n.core == core {
+					w.step(n, FlowsFound{Live: w.flowsOf(n)})
+				}
+			})
+		case Cut:
+			w.cutFlows(n, e.Slots)
 		case Stop:
 			w.stop(n, true)
 			return
 		}
 	}
 	w.noteServers()
+	n.lastOne = core.phase == Leaving && (n.lastOne || !core.hasHeir(rankHolding))
 	at := core.Deadline()
 	if at <= w.now {
 		w.fault("%s wants to be woken at %v, and it is %v: it would spin", n.name, at, w.now)
@@ -208,7 +220,7 @@ func (w *world) startCommit(n *simNode, c Commit) {
 			return
 		}
 		for _, ch := range c.Changes {
-			w.set(n, ch.Service*w.buckets+ch.Bucket, ch.State.AcceptsNew())
+			w.set(n, ch.Service*w.buckets+ch.Bucket, ch.State)
 		}
 		w.step(n, Committed{ID: c.ID})
 	})
@@ -222,11 +234,11 @@ func (w *world) start(n *simNode) {
 	n.boot = w.rng.Uint64() | 1
 	services := make([]Service, w.services)
 	for i := range services {
-		services[i] = Service{Name: fmt.Sprintf("s%d", i), Checked: w.checked}
+		services[i] = Service{Name: fmt.Sprintf("s%d", i), Checked: w.checked, Linger: true}
 	}
 	n.core = New(Config{
 		Incarnation: Incarnation{n.name, n.boot}, Weight: 100, Buckets: w.buckets,
-		Services: services, DropUnhealthy: w.dropUnhealthy,
+		Services: services, DropUnhealthy: w.dropUnhealthy, DrainTimeout: simDrainTimeout,
 		SpecRevision: n.revision, SpecDigest: uint64(n.revision),
 		Timing: DefaultTiming(200 * ms),
 	})
@@ -259,8 +271,11 @@ func (w *world) stop(n *simNode, left bool) {
 	}
 	w.log("%s %s", n.name, map[bool]string{true: "stops", false: "crashes"}[left])
 	n.core, n.left = nil, left
-	for slot := range n.kernel.Clone().All() {
-		w.set(n, slot, false)
+	for slot := range n.states {
+		w.set(n, slot, None)
+	}
+	if left { // and took the address with it
+		w.cutFlows(n, hashring.Set{})
 	}
 	w.noteServers()
 	w.gossipAll()

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+
+	"github.com/peervip/peervip/hashring"
 )
 
 // Snapshot is what the core knows at one moment, for people to read.
@@ -34,9 +36,9 @@ type NodeSnapshot struct {
 
 // NodeServiceSnapshot is one node's part in one service.
 type NodeServiceSnapshot struct {
-	Healthy bool
-	Own     int
-	Flows   int
+	Healthy            bool
+	Own, Adopt, Linger int // buckets in these states
+	Flows              int
 }
 
 // ServiceSnapshot is the sum over all nodes.
@@ -56,8 +58,10 @@ func (c *Core) Snapshot() Snapshot {
 	self := NodeSnapshot{Incarnation: c.cfg.Incarnation, Phase: c.phase, Alive: true, Weight: c.weight}
 	for i := range c.cfg.Services {
 		from, to := i*c.cfg.Buckets, (i+1)*c.cfg.Buckets
+		adopt := c.kernelAdopt.CountRange(from, to)
 		self.Services = append(self.Services, NodeServiceSnapshot{
-			Healthy: !c.wantUnfit[i], Own: c.kernel.CountRange(from, to), Flows: at(c.flows, i),
+			Healthy: !c.wantUnfit[i], Flows: at(c.flows, i),
+			Own: c.kernel.CountRange(from, to) - adopt, Adopt: adopt, Linger: c.kernelLinger.CountRange(from, to),
 		})
 	}
 	s.Nodes = append(s.Nodes, self)
@@ -88,6 +92,36 @@ func at(counts []int, i int) int {
 	return 0
 }
 
+// adoptedBy are the slots that the peer claims and that another lingers on, so
+// that it must have adopted them.
+func (c *Core) adoptedBy(p *peer) hashring.Set {
+	if p.said == nil || p.foreign {
+		return c.cfg.newSet()
+	}
+	lingered := c.lingering.Clone()
+	for q := range c.claimers() {
+		if q != p {
+			lingered.AddAll(q.said.Linger)
+		}
+	}
+	adopted := p.claims()
+	adopted.RetainAll(lingered)
+	return adopted
+}
+
+// kernelState is what this node's kernel does with the slot.
+func (c *Core) kernelState(slot Slot) State {
+	switch {
+	case c.kernelAdopt.Has(slot):
+		return Adopt
+	case c.kernel.Has(slot):
+		return Own
+	case c.kernelLinger.Has(slot):
+		return Linger
+	}
+	return None
+}
+
 func (c *Core) peerSnapshot(p *peer) NodeSnapshot {
 	n := NodeSnapshot{Incarnation: p.Incarnation, Address: p.Address, Alive: p.alive}
 	if w, ok := c.wishes[p.Name]; ok {
@@ -96,12 +130,15 @@ func (c *Core) peerSnapshot(p *peer) NodeSnapshot {
 	if p.said != nil {
 		n.Phase, n.Weight = p.said.Phase, p.said.Weight
 	}
+	adopted := c.adoptedBy(p)
 	for i := range c.cfg.Services {
+		from, to := i*c.cfg.Buckets, (i+1)*c.cfg.Buckets
 		var svc NodeServiceSnapshot
 		if p.said != nil && !p.foreign {
 			svc.Healthy = !slices.Contains(p.said.Unfit, i)
 			if p.alive {
-				svc.Own = p.said.Claims.CountRange(i*c.cfg.Buckets, (i+1)*c.cfg.Buckets)
+				svc.Adopt, svc.Linger = adopted.CountRange(from, to), p.said.Linger.CountRange(from, to)
+				svc.Own = p.said.Claims.CountRange(from, to) - svc.Adopt
 				svc.Flows = at(p.flows, i)
 			}
 		}
@@ -194,9 +231,7 @@ type Explanation struct {
 func (c *Core) Explain(service, bucket int) Explanation {
 	slot := service*c.cfg.Buckets + bucket
 	var e Explanation
-	if c.kernel.Has(slot) {
-		e.State = Own
-	}
+	e.State = c.kernelState(slot)
 	if c.want.Has(slot) || c.kernel.Has(slot) {
 		e.Holders = append(e.Holders, c.cfg.Name)
 	}

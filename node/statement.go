@@ -39,6 +39,9 @@ type Statement struct {
 	Obeyed uint64 `json:"obeyed,omitempty"`
 	// Claims are the slots for which the node takes new flows.
 	Claims hashring.Set `json:"claims"`
+	// Linger are the slots for which the node takes no new flows, and goes on with
+	// those that it has.
+	Linger hashring.Set `json:"linger"`
 	// Granted are the slots that the node has given away and whose heirs have
 	// not confirmed yet: nobody's claim, and nobody's orphan either.
 	Granted []Promise `json:"granted,omitempty"`
@@ -52,21 +55,21 @@ type Promise struct {
 }
 
 // Delta is the change of a statement from one version to a later one. Its
-// scalar fields are those of the new version; Changed holds the slots whose
-// claim differs. From 0 means that the delta starts from nothing: a whole
+// fields are those of the new version, but that Claims and Linger are the slots in
+// which the two versions differ. From 0 means that the delta starts from nothing: a whole
 // statement.
 type Delta struct {
 	From uint64 `json:"from"`
 	Statement
 }
 
-// delta returns what turns old into s. With a nil old it is the whole of s. The
-// Claims of the result are the slots in which the two differ.
+// delta returns what turns old into s. With a nil old it is the whole of s.
 func (s *Statement) delta(old *Statement) Delta {
 	d := Delta{Statement: *s}
 	if old != nil {
 		d.From = old.Version
 		d.Claims = symmetricDifference(s.Claims, old.Claims)
+		d.Linger = symmetricDifference(s.Linger, old.Linger)
 	}
 	return d
 }
@@ -82,6 +85,7 @@ func (d *Delta) apply(s *Statement) (*Statement, bool) {
 		return nil, false
 	}
 	next.Claims = symmetricDifference(s.Claims, d.Claims)
+	next.Linger = symmetricDifference(s.Linger, d.Linger)
 	return &next, true
 }
 
@@ -89,7 +93,7 @@ func (d *Delta) apply(s *Statement) (*Statement, bool) {
 // and services, as a statement that is whole.
 func (d *Delta) withoutSlots(none hashring.Set) *Delta {
 	s := d.Statement
-	s.Claims, s.Granted, s.Unfit = none, nil, nil
+	s.Claims, s.Linger, s.Granted, s.Unfit = none, none, nil, nil
 	return &Delta{Statement: s}
 }
 
@@ -103,7 +107,7 @@ func symmetricDifference(a, b hashring.Set) hashring.Set {
 func (s *Statement) sameBut(o *Statement) bool {
 	return s.Incarnation == o.Incarnation && s.Phase == o.Phase && s.Weight == o.Weight &&
 		slices.Equal(s.Unfit, o.Unfit) && s.View == o.View && s.Obeyed == o.Obeyed &&
-		s.Claims.Equal(o.Claims) &&
+		s.Claims.Equal(o.Claims) && s.Linger.Equal(o.Linger) &&
 		slices.EqualFunc(s.Granted, o.Granted, func(a, b Promise) bool {
 			return a.To == b.To && a.ID == b.ID && a.Slots.Equal(b.Slots)
 		})

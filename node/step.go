@@ -75,6 +75,13 @@ type (
 	// Leave: hand everything over and stop.
 	Leave struct{}
 
+	// FlowsFound answers FindFlows: the slots of which a flow lives here, or why
+	// that cannot be told.
+	FlowsFound struct {
+		Live hashring.Set
+		Err  error
+	}
+
 	// FlowsCounted: the flows that this node serves, by service.
 	FlowsCounted struct{ Counts []int }
 )
@@ -91,6 +98,7 @@ func (WireChanged) event()   {}
 func (HealthChanged) event() {}
 func (Wished) event()        {}
 func (Leave) event()         {}
+func (FlowsFound) event()    {}
 func (FlowsCounted) event()  {}
 
 // Effect is something that the core wants done.
@@ -135,6 +143,14 @@ type (
 		Text string
 	}
 
+	// FindFlows: look which of the slots have flows that live here, and report
+	// FlowsFound. There is never more than one open.
+	FindFlows struct{ Slots hashring.Set }
+
+	// Cut: end the flows of the slots that live here, so that both ends know. It
+	// comes before the commit that no longer accepts them.
+	Cut struct{ Slots hashring.Set }
+
 	// Stop: everything is handed over; end the process.
 	Stop struct{}
 )
@@ -145,13 +161,15 @@ type Change struct {
 	State           State
 }
 
-func (Commit) effect() {}
-func (Send) effect()   {}
-func (Attach) effect() {}
-func (Save) effect()   {}
-func (Answer) effect() {}
-func (Notice) effect() {}
-func (Stop) effect()   {}
+func (Commit) effect()    {}
+func (Send) effect()      {}
+func (Attach) effect()    {}
+func (Save) effect()      {}
+func (Answer) effect()    {}
+func (Notice) effect()    {}
+func (FindFlows) effect() {}
+func (Cut) effect()       {}
+func (Stop) effect()      {}
 
 // Config is what the core needs to know at its birth.
 type Config struct {
@@ -166,15 +184,19 @@ type Config struct {
 	// DropUnhealthy: when no node is fit for a service, nobody serves it. Else its
 	// buckets stay where they are.
 	DropUnhealthy bool
-	SpecRevision  int
-	SpecDigest    uint64
-	Timing        Timing
+	// DrainTimeout is how long the flows of a node that drains or leaves may go on.
+	DrainTimeout Time
+	SpecRevision int
+	SpecDigest   uint64
+	Timing       Timing
 }
 
 // Service is one class of the VIP's traffic.
 type Service struct {
 	Name    string
 	Checked bool
+	// Linger: flows stay on the node where they are when their bucket moves.
+	Linger bool
 }
 
 // Timing are the protocol's periods.
@@ -194,6 +216,8 @@ type Timing struct {
 	Carrier Time
 	// Voluntary: the least time between two changes of weight or fitness.
 	Voluntary Time
+	// Look: the least time between two looks whether lingering flows still live.
+	Look Time
 	// LeaveBy: how long a leaving node waits for its heirs.
 	LeaveBy Time
 }
@@ -207,6 +231,7 @@ func DefaultTiming(detection Time) Timing {
 		Alone:     5 * second,
 		Carrier:   35 * second,
 		Voluntary: 5 * second,
+		Look:      second,
 		LeaveBy:   10 * second,
 	}
 }
@@ -215,6 +240,18 @@ func (c *Config) slots() int { return c.Buckets * len(c.Services) }
 
 func (c *Config) change(slot Slot, s State) Change {
 	return Change{Service: slot / c.Buckets, Bucket: slot % c.Buckets, State: s}
+}
+
+// slot is the slot that a change is about.
+func (c *Config) slot(ch Change) Slot { return ch.Service*c.Buckets + ch.Bucket }
+
+// all is the set of all slots of this configuration.
+func (c *Config) all() hashring.Set {
+	set := c.newSet()
+	for slot := range c.slots() {
+		set.Add(slot)
+	}
+	return set
 }
 
 // newSet is an empty set of the slots of this configuration.

@@ -1,0 +1,105 @@
+package node
+
+import "github.com/peervip/peervip/hashring"
+
+// flowLook is how this node learns which of its lingering slots still have flows.
+type flowLook struct {
+	done  bool         // the first look is over, after which the node may serve
+	open  bool         // FindFlows was asked for, and not answered
+	at    Time         // no look before
+	slots hashring.Set // that the open look may end
+}
+
+// due reports whether there is something to look for.
+func (l *flowLook) due(c *Core) bool {
+	return !l.open && (!l.done || c.lingering.Intersects(c.kernelLinger))
+}
+
+// claim makes the slots this node's: it shall take new flows of them.
+func (c *Core) claim(slots hashring.Set) {
+	c.want.AddAll(slots)
+	c.lingering.RemoveAll(slots)
+}
+
+// linger lets the flows of the slots go on here, where the kernel accepts any and
+// their service wants that, until there are none, or the deadline of a drain or a
+// leave.
+func (c *Core) linger(slots hashring.Set) {
+	here := c.kernel.Clone()
+	here.AddAll(c.kernelLinger)
+	here.RetainAll(slots)
+	c.revive(here)
+	// An open look may have passed these slots before a flow began.
+	c.flowLook.slots.RemoveAll(slots)
+}
+
+// revive lets flows go on that a former life of this node has left in the kernel.
+func (c *Core) revive(slots hashring.Set) {
+	kept := slots.Clone()
+	kept.RetainAll(c.lingers)
+	c.lingering.AddAll(kept)
+}
+
+// lingeredByPeers are the slots on which an alive peer lingers: whoever owns one
+// of them adopts it, that is leaves the flows alone that it does not know. What a
+// peer has granted to this node counts until its statement says how it stands.
+func (c *Core) lingeredByPeers() hashring.Set {
+	set := c.cfg.newSet()
+	for p := range c.likePeers() {
+		set.AddAll(p.released)
+		if p.said != nil {
+			set.AddAll(p.said.Linger)
+		}
+	}
+	set.RetainAll(c.lingers)
+	return set
+}
+
+// findFlows looks for flows: once at the start, of any slot, since an agent that
+// has crashed finds its flows again; then of lingering slots.
+func (c *Core) findFlows() {
+	l := &c.flowLook
+	if !l.due(c) || c.now < l.at {
+		return
+	}
+	l.open, l.slots = true, c.lingering.Clone()
+	l.slots.RetainAll(c.kernelLinger)
+	if !l.done {
+		l.slots = c.cfg.all()
+	}
+	c.out = append(c.out, FindFlows{Slots: l.slots.Clone()})
+}
+
+// flowsFound ends the lingering of slots without flows.
+func (c *Core) flowsFound(ev FlowsFound) {
+	l := &c.flowLook
+	if !l.open {
+		return
+	}
+	l.open, l.at = false, c.now+c.cfg.Timing.Look
+	first := !l.done
+	l.done = true
+	switch {
+	case ev.Err != nil:
+		c.notice(true, "whether flows still live here cannot be told: %v", ev.Err)
+	case first:
+		c.revive(ev.Live)
+		if n := c.lingering.Count(); n > 0 {
+			c.notice(false, "flows of an earlier life go on in %d buckets", n)
+		}
+	default:
+		over := l.slots.Clone()
+		over.RemoveAll(ev.Live)
+		c.lingering.RemoveAll(over)
+	}
+}
+
+// cut ends what still lingers when the deadline of a drain or a leave has come.
+func (c *Core) cut() {
+	if c.cutBy == 0 || c.now < c.cutBy || c.lingering.Empty() {
+		return
+	}
+	c.notice(true, "the deadline is over: cutting the flows of %d buckets", c.lingering.Count())
+	c.out = append(c.out, Cut{Slots: c.lingering.Clone()})
+	c.lingering = c.cfg.newSet()
+}

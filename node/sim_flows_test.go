@@ -1,0 +1,98 @@
+package node
+
+import (
+	"time"
+
+	"github.com/peervip/peervip/hashring"
+)
+
+// simDrainTimeout is longer than any simulated flow, so that only a test that
+// wants it sees flows cut.
+const simDrainTimeout = 30 * time.Second
+
+// simFlow is a client's connection to the node that accepted it.
+type simFlow struct {
+	slot Slot
+	home *simNode
+	ends Time
+}
+
+// clients opens a flow every so often, for a while: at the node that takes new
+// flows of a random slot, if there is exactly one.
+func (w *world) clients(every, during Time) {
+	end := w.now + during
+	var open func()
+	open = func() {
+		slot := w.rng.IntN(len(w.owners))
+		if w.owners[slot] == 1 {
+			for _, n := range w.nodes {
+				if n.kernel.Has(slot) {
+					f := &simFlow{slot: slot, home: n, ends: w.now + w.randomly(8*time.Second)}
+					w.flows[f] = true
+					w.at(f.ends-w.now, func() { delete(w.flows, f) })
+				}
+			}
+		}
+		if w.now < end {
+			w.at(w.randomly(2*every), open)
+		}
+	}
+	open()
+}
+
+// judgeLoss is what a change of a node's kernel does to the flows that live there:
+// it accepts them in every state but none.
+func (w *world) judgeLoss(n *simNode, slot Slot, next State) {
+	if next != None || n.core == nil || n.core.phase == Leaving && n.lastOne {
+		return
+	}
+	for f := range w.flows {
+		if f.home == n && f.slot == slot {
+			delete(w.flows, f)
+			if w.strictFlows {
+				w.fault("%s (%s) no longer accepts a flow of its own in slot %d", n.name, n.core.phase, slot)
+			}
+		}
+	}
+}
+
+// judgeResets is what the packets of the slot's flows meet elsewhere: a node that
+// owns the slot resets what it does not know; in the other states it is silent.
+func (w *world) judgeResets(slot Slot) {
+	for f := range w.flows {
+		if f.slot != slot {
+			continue
+		}
+		for _, n := range w.nodes {
+			if n != f.home && n.states[slot] == Own {
+				delete(w.flows, f)
+				w.resets++
+				if w.strictFlows && f.home.core != nil {
+					w.fault("%s resets a flow of %s in slot %d (there %s)", n.name, f.home.name, slot, f.home.states[slot])
+				}
+				break
+			}
+		}
+	}
+}
+
+// flowsOf are the slots in which the node's kernel knows flows.
+func (w *world) flowsOf(n *simNode) hashring.Set {
+	set := hashring.NewSet(len(w.owners))
+	for f := range w.flows {
+		if f.home == n {
+			set.Add(f.slot)
+		}
+	}
+	return set
+}
+
+// cutFlows ends the flows of the slots that live on the node; all, if there are no
+// slots.
+func (w *world) cutFlows(n *simNode, slots hashring.Set) {
+	for f := range w.flows {
+		if f.home == n && (slots.Empty() || slots.Has(f.slot)) {
+			delete(w.flows, f)
+		}
+	}
+}
