@@ -162,7 +162,7 @@ func TestStatusFitsTheScreen(t *testing.T) {
 		name := rapid.StringMatching(`[A-Za-z0-9._-]{1,63}`)
 		count := rapid.IntRange(0, 1<<30)
 		s := exampleStatus()
-		s.Cluster = name.Draw(t, "cluster")
+		s.Cluster, s.Services[0].Buckets = name.Draw(t, "cluster"), 16384
 		s.Nodes = nil
 		for range rapid.IntRange(1, 8).Draw(t, "nodes") {
 			n := exampleNode(name.Draw(t, "name"), rapid.SampledFrom([]string{"192.0.2.1", "255.255.255.255", ""}).Draw(t, "address"),
