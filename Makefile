@@ -40,7 +40,7 @@ build: go ## make bin/peervip
 lab: root build ## show everything on this machine, as root: nodes, clients, faults, figures
 	./bin/peervip lab $(LAB)
 
-test: root go tools ## pass all tests, as root (about 6 minutes)
+test: root go tools ## pass all tests, as root (about 10 minutes on 2 cores)
 	@$(MAKE) check
 	@$(MAKE) unit
 	@$(MAKE) sim

@@ -69,8 +69,15 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	// The last to go: while it is there, the agent is.
 	control := newControl(socket)
 	cleanup.add(control.Close)
+	probed := true
 	if err := wire.Probe(ctx); err != nil {
-		return err
+		if errors.As(err, new(*link.ConflictError)) || ctx.Err() != nil {
+			return err
+		}
+		// Perhaps the machine has only just started. The address does not come up
+		// before it is known to be free.
+		opts.Log.Warn("it is not known yet whether another host has the address", "error", err)
+		probed = false
 	}
 	filter, err := install(cfg, mac.HardwareAddr())
 	if err != nil {
@@ -96,9 +103,25 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	l.send, l.known = cluster.Send, cluster.Known
 	a := &agent{
 		cfg: cfg, opts: opts, loop: l, wire: wire, cluster: cluster, monitors: monitors, control: control,
-		mac: mac, flows: flowsOf(cfg.Spec.VIPs), look: lookPeriod, started: time.Now(),
+		attach: attaching(wire, probed), mac: mac, flows: flowsOf(cfg.Spec.VIPs), look: lookPeriod, started: time.Now(),
 	}
 	return a.run(ctx)
+}
+
+// attaching returns what brings the VIPs up, once nobody else has them.
+func attaching(wire interface {
+	Probe(context.Context) error
+	Up() error
+}, probed bool) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if !probed {
+			if err := wire.Probe(ctx); err != nil {
+				return err
+			}
+			probed = true
+		}
+		return wire.Up()
+	}
 }
 
 // install puts the packet filter into the kernel, with no bucket accepted yet.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -11,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,24 +30,15 @@ var (
 	ErrUnavailable = errors.New("the agent is stopping")
 )
 
-// Client talks to an agent through its control socket.
+// Client talks to an agent through its control socket: a connection for each
+// request, since an agent may end and another begin in between.
 type Client struct {
 	socket  string
 	timeout time.Duration
-	http    *http.Client
 }
 
-// NewClient returns a client for the agent at the socket. It connects when asked,
-// once for each request.
-func NewClient(socket string) *Client {
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	}
-	return &Client{
-		socket: socket, timeout: requestTimeout,
-		http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}},
-	}
-}
+// NewClient returns a client for the agent at the socket. It connects when asked.
+func NewClient(socket string) *Client { return &Client{socket: socket, timeout: requestTimeout} }
 
 // Status asks for the status.
 func (c *Client) Status(ctx context.Context) (s Status, err error) {
@@ -83,33 +74,21 @@ func (c *Client) Leave(ctx context.Context) (r Reply, err error) {
 
 // do makes one request. A refusal is an error with the agent's own words.
 func (c *Client) do(ctx context.Context, method, path string, body, into any) error {
-	var content bytes.Buffer
-	if body != nil {
-		if err := json.NewEncoder(&content).Encode(body); err != nil {
-			return fmt.Errorf("encoding the request: %w", err)
-		}
-	}
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, &content)
+	status, answer, err := c.exchange(ctx, method, path, body)
 	if err != nil {
-		return fmt.Errorf("making the request: %w", err)
-	}
-	response, err := c.http.Do(request)
-	if err != nil {
-		return c.explain(err)
-	}
-	defer response.Body.Close()
-	answer, err := io.ReadAll(response.Body)
-	if err != nil {
-		return c.explain(err)
-	}
-	if response.StatusCode != http.StatusOK {
-		var refusal Reply
-		if err := json.Unmarshal(answer, &refusal); err != nil || refusal.Error == "" {
-			return fmt.Errorf("the agent at %s answered %s: is it of another version?", c.socket, response.Status)
+		if ctx.Err() != nil {
+			err = ctx.Err()
 		}
-		if response.StatusCode == http.StatusServiceUnavailable {
+		return c.explain(err)
+	}
+	if status != http.StatusOK {
+		var refusal Reply
+		switch err := json.Unmarshal(answer, &refusal); {
+		case err != nil || refusal.Error == "":
+			return fmt.Errorf("the agent at %s answered %d %s: is it of another version?", c.socket, status, http.StatusText(status))
+		case status == http.StatusServiceUnavailable:
 			return unavailableError(refusal.Error)
 		}
 		return errors.New(refusal.Error)
@@ -120,6 +99,38 @@ func (c *Client) do(ctx context.Context, method, path string, body, into any) er
 	return nil
 }
 
+// exchange sends one request and reads the answer.
+func (c *Client) exchange(ctx context.Context, method, path string, body any) (status int, answer []byte, err error) {
+	var content bytes.Buffer
+	if body != nil {
+		if err := json.NewEncoder(&content).Encode(body); err != nil {
+			return 0, nil, err
+		}
+	}
+	request, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, &content)
+	if err != nil {
+		return 0, nil, err
+	}
+	request.Close = true
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.socket)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	if err := request.Write(conn); err != nil {
+		return 0, nil, err
+	}
+	response, err := http.ReadResponse(bufio.NewReader(conn), request)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer response.Body.Close()
+	answer, err = io.ReadAll(response.Body)
+	return response.StatusCode, answer, err
+}
+
 // unavailableError is ErrUnavailable in the agent's own words.
 type unavailableError string
 
@@ -128,9 +139,6 @@ func (e unavailableError) Is(target error) bool { return target == ErrUnavailabl
 
 // explain says what to do about an agent that does not answer.
 func (c *Client) explain(err error) error {
-	if wrapped, ok := errors.AsType[*url.Error](err); ok {
-		err = wrapped.Err // without the request's made-up address
-	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
 		return fmt.Errorf("%w at %s: start it with `systemctl start peervip` or `peervip agent`, or name its socket with --socket", ErrNotRunning, c.socket)
@@ -138,7 +146,7 @@ func (c *Client) explain(err error) error {
 		return fmt.Errorf("the agent's socket %s is not open to you: use sudo, or join its group", c.socket)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
 		return unavailableError(fmt.Sprintf("the agent at %s ended before it answered: see its log", c.socket))
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("the agent at %s does not answer (%w): is its process stopped, or the machine overloaded?", c.socket, err)
 	}
 	return fmt.Errorf("asking the agent at %s: %w", c.socket, err)

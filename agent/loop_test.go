@@ -274,7 +274,7 @@ func TestOnlyTheLastRenewalCounts(t *testing.T) {
 // The address cannot be brought up: said, and tried again.
 func TestAttachFails(t *testing.T) {
 	r := newRig(t, "a")
-	r.link.upErr = errFake
+	r.attach = func(context.Context) error { return errFake }
 	s := &segment{rigs: map[string]*rig{}}
 	b := newRig(t, "b")
 	s.add(r)

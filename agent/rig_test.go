@@ -167,7 +167,6 @@ func (f *fakeFilter) owned() int {
 // fakeWire is an interface that a test can unplug.
 type fakeWire struct {
 	statuses chan link.Status
-	upErr    error
 }
 
 func newFakeWire() *fakeWire {
@@ -176,7 +175,6 @@ func newFakeWire() *fakeWire {
 	return w
 }
 
-func (w *fakeWire) Up() error         { return w.upErr }
 func (w *fakeWire) Ask([]netip.Addr)  {}
 func (w *fakeWire) Heard() bool       { return true }
 func (w *fakeWire) unplug(why string) { w.statuses <- link.Status{Reason: why} }
@@ -275,7 +273,7 @@ func newRig(t *testing.T, name string, change ...func(*Config)) *rig {
 	l.known = func() []gossip.Peer { return nil }
 	r.agent = &agent{
 		cfg: cfg, opts: Options{Version: "test", Leave: r.leave, Log: l.log}, loop: l, wire: r.link, cluster: r.members,
-		control: newControl(socket), mac: mac, flows: func() (int, error) { return 7, nil }, look: 20 * time.Millisecond, started: time.Now(),
+		control: newControl(socket), attach: func(context.Context) error { return nil }, mac: mac, flows: func() (int, error) { return 7, nil }, look: 20 * time.Millisecond, started: time.Now(),
 	}
 	t.Cleanup(func() {
 		if r.cancel != nil {

@@ -32,7 +32,6 @@ const (
 
 // wire is this node on the wire, as link.Link plays it.
 type wire interface {
-	Up() error
 	Run(ctx context.Context, notify func(link.Status)) error
 	Ask(targets []netip.Addr)
 	Heard() bool
@@ -55,6 +54,7 @@ type agent struct {
 	cluster  cluster
 	monitors []*health.Monitor // by service; nil where nothing is checked
 	control  *control
+	attach   func(context.Context) error // brings the VIPs up; one call at a time
 	mac      link.ClusterMAC
 	flows    func() (int, error) // to the VIPs
 	look     time.Duration       // see lookPeriod
@@ -70,8 +70,7 @@ func (a *agent) run(ctx context.Context) error {
 	l := a.loop
 	l.attach = func() {
 		group.Go(func() error {
-			err := a.wire.Up()
-			l.post(node.Attached{Err: err})
+			l.post(node.Attached{Err: a.attach(ctx)})
 			return nil // the core has the error, and tries again
 		})
 	}

@@ -7,6 +7,7 @@ type flowLook struct {
 	done  bool         // the first look is over, after which the node may serve
 	open  bool         // FindFlows was asked for, and not answered
 	at    Time         // no look before
+	pause Time         // from the last look to the next; grows while nothing ends
 	slots hashring.Set // that the open look may end
 }
 
@@ -14,6 +15,10 @@ type flowLook struct {
 func (l *flowLook) due(c *Core) bool {
 	return !l.open && (!l.done || c.lingering.Intersects(c.kernelLinger))
 }
+
+// hurry makes the next look come soon: looks are rare while flows just go on,
+// since each of them makes the kernel walk its whole table.
+func (l *flowLook) hurry(now, pause Time) { l.pause, l.at = pause, min(l.at, now+pause) }
 
 // claim makes the slots this node's: it shall take new flows of them.
 func (c *Core) claim(slots hashring.Set) {
@@ -31,6 +36,7 @@ func (c *Core) linger(slots hashring.Set) {
 	c.revive(here)
 	// An open look may have passed these slots before a flow began.
 	c.flowLook.slots.RemoveAll(slots)
+	c.flowLook.hurry(c.now, c.cfg.Timing.Look)
 }
 
 // revive lets flows go on that a former life of this node has left in the kernel.
@@ -76,7 +82,9 @@ func (c *Core) flowsFound(ev FlowsFound) {
 	if !l.open {
 		return
 	}
-	l.open, l.at = false, c.now+c.cfg.Timing.Look
+	l.open = false
+	l.pause = min(max(2*l.pause, c.cfg.Timing.Look), 16*c.cfg.Timing.Look)
+	l.at = c.now + l.pause
 	first := !l.done
 	l.done = true
 	switch {
@@ -91,6 +99,9 @@ func (c *Core) flowsFound(ev FlowsFound) {
 		over := l.slots.Clone()
 		over.RemoveAll(ev.Live)
 		c.lingering.RemoveAll(over)
+		if !over.Empty() {
+			l.hurry(c.now, c.cfg.Timing.Look)
+		}
 	}
 }
 

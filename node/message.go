@@ -126,21 +126,27 @@ func (m *Message) Encode() []byte {
 	return b
 }
 
-var errBodies = errors.New("a message needs exactly one body")
-
 // Decode reads a message from the wire. Any bytes may come; what is malformed is
-// an error and changes nothing.
+// an error and changes nothing. What only the receiver's spec can tell, as the
+// number of slots, the core judges.
 func Decode(b []byte) (*Message, error) {
 	var m Message
 	if err := json.Unmarshal(b, &m); err != nil {
 		return nil, fmt.Errorf("decoding a message: %w", err)
 	}
-	if m.Format < FormatMin || m.Format > FormatMax {
-		return nil, fmt.Errorf("decoding a message of %q: format %d, this program knows %d to %d",
-			m.From.Name, m.Format, FormatMin, FormatMax)
+	if err := m.check(); err != nil {
+		return nil, fmt.Errorf("decoding a message of %q: %w", m.From.Name, err)
 	}
-	if m.From.Name == "" {
-		return nil, errors.New("decoding a message: it names no sender")
+	return &m, nil
+}
+
+// check says what is wrong with a message from the wire.
+func (m *Message) check() error {
+	if m.Format < FormatMin || m.Format > FormatMax {
+		return fmt.Errorf("it has format %d, this program knows %d to %d", m.Format, FormatMin, FormatMax)
+	}
+	if m.From.Name == "" || m.From.Nonce == 0 {
+		return errors.New("it does not say which life of which node sent it")
 	}
 	bodies := 0
 	for _, present := range []bool{
@@ -152,13 +158,39 @@ func Decode(b []byte) (*Message, error) {
 		}
 	}
 	if bodies != 1 {
-		return nil, fmt.Errorf("decoding a message of %q: %w, it has %d", m.From.Name, errBodies, bodies)
+		return fmt.Errorf("it has %d bodies, a message needs exactly one", bodies)
 	}
-	if m.Delta != nil && m.Delta.Incarnation != m.From {
-		return nil, fmt.Errorf("decoding a message of %q: a statement of %q, nodes speak for themselves only",
-			m.From.Name, m.Delta.Name)
+	switch {
+	case m.Delta != nil:
+		if m.Delta.Incarnation != m.From {
+			return fmt.Errorf("it is a statement of %q, nodes speak for themselves only", m.Delta.Name)
+		}
+		return m.Delta.check()
+	case m.Wish != nil:
+		if m.Wish.Node == "" || m.Wish.Stamp == 0 || m.Wish.Stamp >= maxStamp {
+			return fmt.Errorf("a wish for node %q with the stamp %d", m.Wish.Node, m.Wish.Stamp)
+		}
 	}
-	return &m, nil
+	return nil
+}
+
+// check says what no node can say of itself. The weight matters most: one of 0
+// would leave buckets without an owner, and one beyond all bounds takes them all.
+func (d *Delta) check() error {
+	switch {
+	case d.Version <= d.From:
+		return fmt.Errorf("a statement of version %d made of version %d", d.Version, d.From)
+	case d.Weight < 1 || d.Weight > Tenths(MaxWeight):
+		return fmt.Errorf("a weight of %d tenths, allowed are 1 to %d", d.Weight, Tenths(MaxWeight))
+	case d.Obeyed >= maxStamp:
+		return fmt.Errorf("it has obeyed the stamp %d", d.Obeyed)
+	}
+	for i, service := range d.Unfit {
+		if service < 0 || i > 0 && service <= d.Unfit[i-1] {
+			return fmt.Errorf("unfit services %v, which should be ascending numbers", d.Unfit)
+		}
+	}
+	return nil
 }
 
 // fits reports whether every set in the message numbers exactly n slots, which

@@ -5,7 +5,13 @@ import (
 	"time"
 )
 
-// books are what the simulator notes of the kernels, to judge the invariants by.
+// books are what the simulator notes of the kernels, to judge the invariants by:
+//
+//  1. Never two nodes accept new flows of one bucket (but in a split, or when
+//     agreement ran out of time).
+//  2. After quiet, every bucket has exactly one owner, the placement's.
+//  3. A planned change leaves no bucket without an owner longer than one handoff.
+//  5. Nothing waits for ever.
 type books struct {
 	owners      []int  // by slot: how many kernels accept it now
 	doubleSince []Time // by slot, 0: not double
@@ -56,11 +62,12 @@ func (w *world) set(n *simNode, slot Slot, state State) {
 		n.kernel.Add(slot)
 		w.owners[slot]++
 		w.takes++
+		n.takes++
 		w.endGap(slot)
 		if w.owners[slot] == 2 {
 			w.doubleSince[slot] = w.now
 			if w.strict {
-				w.fault("slot %d has two owners, the second is %s", slot, n.name)
+				w.fault("invariant 1: slot %d has two owners, the second is %s", slot, n.name)
 			}
 		}
 		return
@@ -74,7 +81,7 @@ func (w *world) set(n *simNode, slot Slot, state State) {
 		double := w.now - w.doubleSince[slot]
 		w.worstDouble = max(w.worstDouble, double)
 		if w.doubleLimit > 0 && double > w.doubleLimit {
-			w.fault("slot %d had two owners for %v", slot, double)
+			w.fault("invariant 1: slot %d had two owners for %v", slot, double)
 		}
 		w.doubleSince[slot] = 0
 	}
@@ -95,7 +102,7 @@ func (w *world) endGap(slot Slot) {
 	}
 	w.worstGap = max(w.worstGap, gap)
 	if w.gapLimit > 0 && gap > w.gapLimit {
-		w.fault("slot %d had no owner for %v, though there was a node that could serve", slot, gap)
+		w.fault("invariant 3: slot %d had no owner for %v, though there was a node that could serve", slot, gap)
 	}
 }
 
@@ -144,8 +151,9 @@ func (w *world) settle() {
 	for _, n := range up {
 		c := n.core
 		if c.requesting() || len(c.grants) > 0 || c.open != nil || !c.want.Equal(c.kernel) ||
-			!c.lingering.Empty() || !c.kernelLinger.Empty() || !c.kernelAdopt.Empty() || !c.requested.Empty() || !c.promised.Empty() || c.inQuestion() || c.voluntaryDue() {
-			w.fault("%s still waits for something: %d requests, %d grants, open %v, %d wanted, %d in the kernel",
+			!c.lingering.Empty() || !c.kernelLinger.Empty() || !c.kernelAdopt.Empty() ||
+			!c.requested.Empty() || !c.promised.Empty() || c.inQuestion() || c.voluntaryDue() {
+			w.fault("invariant 5: %s still waits for something: %d requests, %d grants, open %v, %d wanted, %d in the kernel",
 				n.name, len(c.requests), len(c.grants), c.open != nil, c.want.Count(), c.kernel.Count())
 		}
 		for slot, state := range n.states {
@@ -155,11 +163,11 @@ func (w *world) settle() {
 			}
 		}
 		if c.view.Digest() != up[0].core.view.Digest() || !c.agreed() {
-			w.fault("%s and %s have different views after quiet", n.name, up[0].name)
+			w.fault("invariant 5: %s and %s have different views after quiet", n.name, up[0].name)
 		}
 		for node := range c.wishes {
 			if p := c.peers[node]; p != nil && p.alive {
-				w.fault("%s still keeps a wish for %s: %+v", n.name, node, c.wishes[node])
+				w.fault("invariant 5: %s still keeps a wish for %s: %+v", n.name, node, c.wishes[node])
 			}
 		}
 	}
@@ -170,14 +178,14 @@ func (w *world) settle() {
 			owner := pl.table.Owner(slot % w.buckets)
 			i := slices.IndexFunc(up, func(n *simNode) bool { return n.name == owner })
 			if count != 1 || i < 0 || !up[i].kernel.Has(slot) {
-				w.fault("slot %d: %d owners after quiet, it should be %s alone", slot, count, owner)
+				w.fault("invariant 2: slot %d: %d owners after quiet, it should be %s alone", slot, count, owner)
 			}
 		case pl.rank == rankUnfit && w.dropUnhealthy, pl.rank == rankNever:
 			if count != 0 {
-				w.fault("slot %d: %d owners, though nobody should serve it", slot, count)
+				w.fault("invariant 2: slot %d: %d owners, though nobody should serve it", slot, count)
 			}
 		case count != 1:
-			w.fault("slot %d: %d owners after quiet, nobody is fit and one should keep it", slot, count)
+			w.fault("invariant 2: slot %d: %d owners after quiet, nobody is fit and one should keep it", slot, count)
 		}
 	}
 }

@@ -50,7 +50,7 @@ func (w *world) judgeLoss(n *simNode, slot Slot, next State) {
 		if f.home == n && f.slot == slot {
 			delete(w.flows, f)
 			if w.strictFlows {
-				w.fault("%s (%s) no longer accepts a flow of its own in slot %d", n.name, n.core.phase, slot)
+				w.fault("invariant 4: %s (%s) no longer accepts a flow of its own in slot %d", n.name, n.core.phase, slot)
 			}
 		}
 	}
@@ -68,7 +68,7 @@ func (w *world) judgeResets(slot Slot) {
 				delete(w.flows, f)
 				w.resets++
 				if w.strictFlows && f.home.core != nil {
-					w.fault("%s resets a flow of %s in slot %d (there %s)", n.name, f.home.name, slot, f.home.states[slot])
+					w.fault("invariant 4: %s resets a flow of %s in slot %d (there %s)", n.name, f.home.name, slot, f.home.states[slot])
 				}
 				break
 			}

@@ -157,6 +157,9 @@ func (w *world) gossip(n, p *simNode) {
 		})
 	case !alive && seen:
 		delay := w.net.detect(w.rng)
+		if w.detect != nil {
+			delay = w.detect(n, p)
+		}
 		if p.left {
 			delay = w.net.delay(w.rng)
 		}

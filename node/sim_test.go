@@ -36,6 +36,8 @@ type world struct {
 	dropUnhealthy     bool
 	// intercept, if set, rules over single messages before the network does.
 	intercept func(from, to *simNode, m *Message) fate
+	// detect, if set, says how long a failure detector takes for a death.
+	detect func(observer, dead *simNode) Time
 
 	books
 }
@@ -63,6 +65,7 @@ type simNode struct {
 	sees     map[int]uint64 // peers that gossip has reported alive to it: nonce
 	answers  []Answer
 	steadyAt Time // since when it is active
+	takes    int  // how many buckets its kernel has begun to accept
 }
 
 type simEvent struct {
@@ -190,7 +193,7 @@ func (w *world) step(n *simNode, ev Event) {
 	n.lastOne = core.phase == Leaving && (n.lastOne || !core.hasHeir(rankHolding))
 	at := core.Deadline()
 	if at <= w.now {
-		w.fault("%s wants to be woken at %v, and it is %v: it would spin", n.name, at, w.now)
+		w.fault("invariant 5: %s wants to be woken at %v, and it is %v: it would spin", n.name, at, w.now)
 		return
 	}
 	n.wake++

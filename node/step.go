@@ -216,7 +216,8 @@ type Timing struct {
 	Carrier Time
 	// Voluntary: the least time between two changes of weight or fitness.
 	Voluntary Time
-	// Look: the least time between two looks whether lingering flows still live.
+	// Look: the least time between two looks whether lingering flows still live; up
+	// to 16 times as long while none ends.
 	Look Time
 	// LeaveBy: how long a leaving node waits for its heirs.
 	LeaveBy Time
@@ -231,7 +232,7 @@ func DefaultTiming(detection Time) Timing {
 		Alone:     5 * second,
 		Carrier:   35 * second,
 		Voluntary: 5 * second,
-		Look:      second,
+		Look:      second / 4,
 		LeaveBy:   10 * second,
 	}
 }

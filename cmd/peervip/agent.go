@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -48,46 +47,54 @@ func newLogger(cfg agent.Config) *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, options))
 }
 
-// runAgent runs the agent until it has left, which the first signal asks for and
-// the second does not wait for.
 func runAgent(ctx context.Context, cfg agent.Config, log *slog.Logger) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
 	defer signal.Stop(signals)
-	leave := make(chan struct{})
-	ended := make(chan struct{})
-	watched := make(chan struct{})
+	info, _ := debug.ReadBuildInfo()
+	return untilSignalled(ctx, log, signals, func(ctx context.Context, leave <-chan struct{}) error {
+		return agent.Run(ctx, cfg, agent.Options{
+			Version: shortVersion(version, info), Leave: leave, Log: log,
+			Ready: func() { tellSystemd(log, daemon.SdNotifyReady) },
+		})
+	})
+}
+
+// untilSignalled runs the agent: the first signal asks it to leave, the second
+// does not wait for that, and a third would not be caught any more.
+func untilSignalled(ctx context.Context, log *slog.Logger, signals chan os.Signal, run func(ctx context.Context, leave <-chan struct{}) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	leave, ended, watched := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(watched)
-		for first := true; ; first = false {
-			select {
-			case s := <-signals:
-				if !first {
-					log.Warn("ending at once, nothing is handed over any more", "signal", s)
-					cancel()
-					return
-				}
-				log.Info("handing over and leaving; a second signal ends at once", "signal", s)
-				tellSystemd(log, daemon.SdNotifyStopping)
-				close(leave)
-			case <-ended:
-				return
-			}
+		select {
+		case s := <-signals:
+			log.Info("handing over and leaving; a second signal ends at once", "signal", s)
+			tellSystemd(log, daemon.SdNotifyStopping)
+			close(leave)
+		case <-ended:
+			return
+		}
+		select {
+		case s := <-signals:
+			log.Warn("ending at once, nothing is handed over any more", "signal", s)
+			signal.Stop(signals)
+			cancel()
+		case <-ended:
 		}
 	}()
-	info, _ := debug.ReadBuildInfo()
-	err := agent.Run(ctx, cfg, agent.Options{
-		Version: shortVersion(version, info), Leave: leave, Log: log,
-		Ready: func() { tellSystemd(log, daemon.SdNotifyReady) },
-	})
+	err := run(ctx, leave)
 	close(ended)
 	<-watched
 	if err != nil {
-		return fmt.Errorf("agent: %w", err)
+		return err
 	}
-	log.Info("this node has left")
+	if ctx.Err() != nil {
+		log.Warn("this node has ended without handing over")
+	} else {
+		log.Info("this node has left")
+	}
 	return nil
 }
 

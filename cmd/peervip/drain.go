@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -27,19 +28,25 @@ is down is told when it comes back.
 
 The last node that is fit is not drained, since nobody would answer; --force
 does it all the same.`,
-		Args: usageArgs(cobra.MaximumNArgs(1)),
+		Args: nodeArgs(0),
 	}
 	o := addOutputFlag(cmd)
 	cmd.Flags().BoolVar(&force, "force", false, "drain even the last fit node: nobody answers then")
 	cmd.Flags().BoolVar(&wait, "wait", false, "show the progress, and return when the node is drained")
 	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "with --wait: give up waiting after this")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		switch {
+		case timeout <= 0:
+			return &usageError{fmt.Errorf("--timeout %v: want more than 0 (see %s --help)", timeout, cmd.CommandPath())}
+		case cmd.Flags().Changed("timeout") && !wait:
+			return &usageError{fmt.Errorf("--timeout is for --wait (see %s --help)", cmd.CommandPath())}
+		}
 		client := newClient(cmd)
 		r, err := client.Wish(cmd.Context(), agent.WishRequest{Node: nodeArg(args), Want: node.WantDrain, Force: force})
 		if err != nil {
 			return err
 		}
-		if !wait || r.Note != "" {
+		if !wait || r.Kept {
 			return printReply(cmd, *o, r, fmt.Sprintf("%s drains; see `peervip status`", r.Node))
 		}
 		ctx, cancel := context.WithTimeoutCause(cmd.Context(), timeout,
@@ -49,7 +56,8 @@ does it all the same.`,
 		if *o == outputJSON {
 			progress = io.Discard
 		}
-		if err := waitDrained(ctx, client, r.Node, progress); err != nil {
+		d := drainWait{client: client, node: r.Node, progress: progress, period: progressPeriod}
+		if err := d.run(ctx); err != nil {
 			return err
 		}
 		return printReply(cmd, *o, r, r.Node+" is drained")
@@ -57,38 +65,32 @@ does it all the same.`,
 	return cmd
 }
 
-// waitDrained follows a drain to its end, with a line for each step of progress.
-func waitDrained(ctx context.Context, client *agent.Client, name string, w io.Writer) error {
-	tick := time.NewTicker(progressPeriod)
+// drainWait follows a drain to its end, with a line for each step of progress.
+type drainWait struct {
+	client interface {
+		Status(context.Context) (agent.Status, error)
+	}
+	node     string
+	progress io.Writer
+	period   time.Duration
+
+	said  string // the last line
+	begun bool   // the node was seen draining: what the others know lags behind its word
+}
+
+func (d *drainWait) run(ctx context.Context) error {
+	tick := time.NewTicker(d.period)
 	defer tick.Stop()
-	last := ""
 	for {
-		s, err := client.Status(ctx)
+		s, err := d.client.Status(ctx)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
+			return fmt.Errorf("%s drains, but the wait for it has ended: %w", d.node, err)
+		}
+		if drained, err := d.look(s); drained || err != nil {
 			return err
-		}
-		n, ok := findNode(s, name)
-		switch {
-		case !ok:
-			return fmt.Errorf("%s is no member any more", name)
-		case !n.Alive:
-			return fmt.Errorf("%s died while it drained", name)
-		case n.Phase == node.Drained.String():
-			return nil
-		case n.Phase != node.Draining.String() && n.Phase != node.Joining.String() && last != "":
-			return fmt.Errorf("%s is %s: somebody ended its drain", name, n.Phase)
-		}
-		buckets, flows := 0, 0
-		for _, svc := range n.Services {
-			buckets += svc.Own + svc.Adopt
-			flows += svc.Flows
-		}
-		if line := fmt.Sprintf("%s: %s, %d buckets and %d flows left", name, n.Phase, buckets, flows); line != last {
-			fmt.Fprintln(w, line)
-			last = line
 		}
 		select {
 		case <-ctx.Done():
@@ -98,6 +100,41 @@ func waitDrained(ctx context.Context, client *agent.Client, name string, w io.Wr
 	}
 }
 
+// look reports whether the node is drained, or why it will not be.
+func (d *drainWait) look(s agent.Status) (drained bool, err error) {
+	n, ok := findNode(s, d.node)
+	switch {
+	case !ok:
+		return false, fmt.Errorf("%s is no member any more", d.node)
+	case !n.Alive:
+		return false, fmt.Errorf("%s died while it drained; it stays drained when it comes back", d.node)
+	}
+	switch n.Phase {
+	case node.Drained.String():
+		return true, nil
+	case node.Leaving.String():
+		return false, fmt.Errorf("%s leaves", d.node)
+	case node.Draining.String():
+		d.begun = true
+	case node.Active.String():
+		if d.begun {
+			return false, fmt.Errorf("%s is active: somebody ended its drain", d.node)
+		}
+	}
+	buckets, flows := 0, 0
+	for _, svc := range n.Services {
+		buckets += svc.Own + svc.Adopt
+		flows += svc.Flows
+	}
+	if line := fmt.Sprintf("%s: %s, %d buckets and %d flows left", d.node, n.Phase, buckets, flows); line != d.said {
+		d.said = line
+		if _, err := fmt.Fprintln(d.progress, line); err != nil {
+			return false, fmt.Errorf("writing the progress: %w", err)
+		}
+	}
+	return false, nil
+}
+
 func findNode(s agent.Status, name string) (agent.NodeStatus, bool) {
 	for _, n := range s.Nodes {
 		if n.Name == name {
@@ -105,4 +142,25 @@ func findNode(s agent.Status, name string) (agent.NodeStatus, bool) {
 		}
 	}
 	return agent.NodeStatus{}, false
+}
+
+var errNoNode = errors.New("the node's name is empty: name one, or leave it out for this node")
+
+// nodeArgs checks that a node's name comes first and that so many more arguments
+// follow; with none, the name may be missing. An empty name is more likely a
+// script's unset variable than this node.
+func nodeArgs(more int) cobra.PositionalArgs {
+	count := cobra.ExactArgs(1 + more)
+	if more == 0 {
+		count = cobra.MaximumNArgs(1)
+	}
+	return usageArgs(func(cmd *cobra.Command, args []string) error {
+		if err := count(cmd, args); err != nil {
+			return err
+		}
+		if len(args) > 0 && args[0] == "" {
+			return errNoNode
+		}
+		return nil
+	})
 }

@@ -1,11 +1,19 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/peervip/peervip/agent"
 )
+
+// leaveTimeout is longer than an agent takes: 10 s for its heirs, 3 s for the
+// goodbye, and a moment to clean up.
+const leaveTimeout = 30 * time.Second
 
 // newLeaveCommand is `peervip leave`.
 func newLeaveCommand() *cobra.Command {
@@ -13,33 +21,56 @@ func newLeaveCommand() *cobra.Command {
 		Use:   "leave",
 		Short: "Hand over everything and stop this node's agent",
 		Long: `The agent hands its buckets to the others, says goodbye and ends; the command
-returns when it has. A service manager may start it again: stop the service
-there instead, which does the same.`,
+returns when it has, and the host is as it was before. A service manager may
+start it again: stop the service there instead, which does the same.`,
 		Args: usageArgs(cobra.NoArgs),
 	}
 	o := addOutputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		client := newClient(cmd)
-		r, err := client.Leave(cmd.Context())
+		r, err := leave(cmd.Context(), newClient(cmd), progressPeriod, leaveTimeout)
 		if err != nil {
 			return err
 		}
-		tick := time.NewTicker(progressPeriod)
-		defer tick.Stop()
-		for deadline := time.Now().Add(30 * time.Second); ; {
-			// The agent answers at its socket until everything is handed over.
-			if _, err := client.Status(cmd.Context()); err != nil {
-				return printReply(cmd, *o, r, r.Node+" has left")
-			}
-			if time.Now().After(deadline) {
-				return fmt.Errorf("%s still has not left: see its log", r.Node)
-			}
-			select {
-			case <-tick.C:
-			case <-cmd.Context().Done():
-				return cmd.Context().Err()
-			}
-		}
+		return printReply(cmd, *o, r, r.Node+" has left")
 	}
 	return cmd
+}
+
+// leaver is the part of agent.Client that leaving needs.
+type leaver interface {
+	Status(context.Context) (agent.Status, error)
+	Leave(context.Context) (agent.Reply, error)
+}
+
+// leave waits until the agent that was asked is gone. Another that a service
+// manager has started meanwhile is told by its boot.
+func leave(ctx context.Context, client leaver, period, timeout time.Duration) (agent.Reply, error) {
+	before, err := client.Status(ctx)
+	if err != nil {
+		return agent.Reply{}, err
+	}
+	r, err := client.Leave(ctx)
+	if err != nil {
+		return r, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%s has not left after %v: see its log", r.Node, timeout))
+	defer cancel()
+	tick := time.NewTicker(period)
+	defer tick.Stop()
+	for {
+		// Until it is gone the agent answers, at the end that it is stopping.
+		s, err := client.Status(ctx)
+		switch {
+		case errors.Is(err, agent.ErrNotRunning):
+			return r, nil
+		case err == nil && s.Boot != before.Boot:
+			r.Note = fmt.Sprintf("%s has left, and was started again: to keep it out, stop its service, or drain it", r.Node)
+			return r, nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return r, context.Cause(ctx)
+		}
+	}
 }

@@ -14,7 +14,7 @@ func newResumeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "resume [NODE]",
 		Short: "End a node's drain: it takes its share back",
-		Args:  usageArgs(cobra.MaximumNArgs(1)),
+		Args:  nodeArgs(0),
 	}
 	o := addOutputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -18,13 +18,13 @@ func newWeightCommand() *cobra.Command {
 		Long: `Gives the node a share in proportion to N, 1 to 1000 (the default weight is 100).
 N counts in steps of 10. The node's configuration is not changed: after its
 restart the weight is what the configuration says.`,
-		Args: usageArgs(cobra.ExactArgs(2)),
+		Args: nodeArgs(1),
 	}
 	o := addOutputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		weight, err := strconv.Atoi(args[1])
 		if err != nil || weight < 1 || weight > node.MaxWeight {
-			return &usageError{fmt.Errorf("weight %q: want a number from 1 to %d", args[1], node.MaxWeight)}
+			return &usageError{fmt.Errorf("weight %q: want a number from 1 to %d (see %s --help)", args[1], node.MaxWeight, cmd.CommandPath())}
 		}
 		r, err := newClient(cmd).Wish(cmd.Context(), agent.WishRequest{
 			Node: args[0], Want: node.WantWeight, Weight: weight,
