@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"io"
 	"testing"
 	"time"
@@ -17,7 +18,7 @@ func BenchmarkScenario(b *testing.B) {
 	}
 	for b.Loop() {
 		f := scenario(b, binary)
-		b.Logf("\n%s", f.Table())
+		fmt.Printf("\n%s", f.Table()) // b.Log would cut it short
 		if err := f.Verdict(); err != nil {
 			b.Error(err)
 		}

@@ -177,6 +177,7 @@ func refusalOf(m *Message) *Refusal { return m.Refusal }
 func cancelOf(m *Message) *Cancel   { return m.Cancel }
 func confirmOf(m *Message) *Confirm { return m.Confirm }
 func wishOf(m *Message) *Wish       { return m.Wish }
+func verdictOf(m *Message) *Verdict { return m.Verdict }
 func deltaOf(m *Message) *Delta     { return m.Delta }
 
 // effectsOf picks the effects of one type.

@@ -29,50 +29,6 @@ func everything(n int) hashring.Set {
 	return s
 }
 
-// TestOldStatementIsNoAgreement: b has had the bucket from c, under a view that
-// this node never saw, and its statement of it is late. All known digests agree,
-// and all were acknowledged long ago.
-func TestOldStatementIsNoAgreement(t *testing.T) {
-	d, asked := theirs(t)
-	x := setOf(16, first(asked.Slots))
-	d.says("c", func(s *Statement) { s.Claims.RemoveAll(x) }) // b has confirmed it
-	effects := d.tells("c", Message{Refusal: &Refusal{ID: asked.ID, Reason: NotHeld, Slots: x}})
-	if len(effectsOf[Commit](effects)) > 0 {
-		t.Error("took what nobody was seen to claim on the strength of old statements")
-	}
-	b := d.said["b"]
-	b.Version += 2 // b said more than has come
-	d.acks("c")
-	d.acks("b")
-	if d.core.want.Has(first(x)) {
-		t.Error("took it though b's acknowledgement told of a statement that has not come")
-	}
-	effects = d.says("b", func(s *Statement) { s.Claims = x.Clone() })
-	if got := sent(effects, "b", requestOf); len(got) != 1 || !got[0].Slots.Equal(x) {
-		t.Errorf("asked b for %v, want %v", got, x)
-	}
-}
-
-// TestOrphanIsTakenInOneRoundTrip is the other side: when everybody has
-// acknowledged that the buckets are looked for, and nobody has them, they are taken.
-func TestOrphanIsTakenInOneRoundTrip(t *testing.T) {
-	d, asked := theirs(t)
-	x := setOf(16, first(asked.Slots))
-	d.says("c", func(s *Statement) { s.Claims.RemoveAll(x) })
-	effects := d.tells("c", Message{Refusal: &Refusal{ID: asked.ID, Reason: NotHeld, Slots: x}})
-	if sent(effects, "b", deltaOf) == nil || sent(effects, "c", deltaOf) == nil {
-		t.Fatal("the peers are not asked for their word")
-	}
-	d.acks("b")
-	if d.core.want.Has(first(x)) {
-		t.Fatal("taken before c has acknowledged")
-	}
-	effects = d.acks("c")
-	if len(effectsOf[Commit](effects)) != 1 || !d.core.want.Has(first(x)) {
-		t.Errorf("not taken in agreement: %v", effects)
-	}
-}
-
 // TestGrantRepeatedWhileTheCommitIsOpen: the heir has taken the buckets, a slow
 // commit is open, and it forgets the request: it gives everything up, or holds the
 // holder dead for a moment. The grant is repeated. To decline would be to let the
@@ -242,5 +198,100 @@ func TestPromiseForgottenBeforeTheCommit(t *testing.T) {
 	d.commits(nil)
 	if len(d.core.requests) > 0 {
 		t.Errorf("%d requests are remembered", len(d.core.requests))
+	}
+}
+
+// TestGrantRepeatedAfterAFalseDeathAndGivenOn: the heir held the holder dead for a
+// moment, its confirmation was lost to that, and it has given the buckets on. The
+// holder must not be told to take them back.
+func TestGrantRepeatedAfterAFalseDeathAndGivenOn(t *testing.T) {
+	d, asked := theirs(t)
+	grant := Message{Grant: &Grant{ID: asked.ID, Version: 9, Slots: asked.Slots}}
+	d.tells("c", grant)
+	d.step(PeerDead{Name: "c"})
+	d.commits(nil)
+	d.step(HealthChanged{Service: 0, Reason: "broken"})
+	d.tells("b", Message{Request: &Request{ID: 1, Slots: d.core.kernel.Clone()}})
+	d.commits(nil)
+	if !d.core.kernel.Empty() {
+		t.Fatalf("still accepts %v", d.core.kernel)
+	}
+	d.alive("c")
+	effects := d.tells("c", grant)
+	if got := sent(effects, "c", cancelOf); len(got) > 0 {
+		t.Errorf("declined %v", got[0].Slots)
+	}
+	if got := sent(effects, "c", confirmOf); len(got) != 1 || !got[0].Slots.Equal(asked.Slots) {
+		t.Errorf("confirmed %v, want %v", got, asked.Slots)
+	}
+}
+
+// TestGrantOvertakesTheStatementsThatShowIt: what the holder says it claims is old
+// news until then, and no double claim.
+func TestGrantOvertakesTheStatementsThatShowIt(t *testing.T) {
+	d, asked := theirs(t)
+	d.tells("c", Message{Grant: &Grant{ID: asked.ID, Version: d.said["c"].Version + 2, Slots: asked.Slots}})
+	for range 2 {
+		if d.core.doubles.open() || d.core.claimed().Intersects(asked.Slots) {
+			t.Errorf("c is believed to claim %v", d.core.claimed())
+		}
+		d.says("c", func(*Statement) {})
+	}
+	// The statement that should show it does not: then it is true.
+	if !d.core.claimed().Intersects(asked.Slots) {
+		t.Error("c is never believed again")
+	}
+}
+
+// TestHeirDiesWithTheGrant: what was released for it is nobody's now, to be taken in
+// agreement, as the others take it; what was not is kept.
+func TestHeirDiesWithTheGrant(t *testing.T) {
+	for name, released := range map[string]bool{"released": true, "not released": false} {
+		d := activeDesk(t, map[string]hashring.Set{"b": setOf(16), "c": setOf(16)})
+		d.commits(nil)
+		d.step(HealthChanged{Service: 0, Reason: "broken"})
+		d.agrees("b")
+		d.agrees("c")
+		x := d.core.kernel.Clone()
+		d.tells("b", Message{Request: &Request{ID: 1, Slots: x}})
+		if released {
+			d.commits(nil)
+		}
+		d.step(PeerDead{Name: "b"})
+		if kept := x.Equal(d.core.want); kept == released || !kept && !d.core.want.Empty() {
+			t.Errorf("%s: %v is wanted, of %v", name, d.core.want, x)
+		}
+	}
+}
+
+// TestOpenCommitIsNotDeclined: while the kernel may be about to accept buckets,
+// nothing that happens may tell their holder that they are free.
+func TestOpenCommitIsNotDeclined(t *testing.T) {
+	silence := func(c *Config) { c.DropUnhealthy = true }
+	for name, happens := range map[string]func(*desk){
+		"nobody is fit any more": func(d *desk) {
+			d.step(HealthChanged{Service: 0, Reason: "broken"})
+			for _, name := range []string{"b", "c"} {
+				d.says(name, func(s *Statement) { s.Unfit = []int{0} })
+			}
+		},
+		"another claims them too": func(d *desk) {
+			d.step(Wished{Wish: Wish{Node: "a", Want: WantDrain}})
+			d.says("b", func(s *Statement) { s.Claims = everything(16) })
+			d.agrees("b")
+			d.agrees("c")
+			d.wait(time.Second)
+		},
+	} {
+		d, asked := theirs(t, silence)
+		d.tells("c", Message{Grant: &Grant{ID: asked.ID, Version: 9, Slots: asked.Slots}})
+		happens(d)
+		cancelled := false
+		for _, r := range d.core.requests {
+			cancelled = cancelled || !r.taken.Equal(asked.Slots)
+		}
+		if cancelled || len(d.core.requests) == 0 || !asked.Slots.Equal(d.core.openSlots) {
+			t.Errorf("%s: the request is forgotten before its commit", name)
+		}
 	}
 }

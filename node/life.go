@@ -252,10 +252,15 @@ func (c *Core) drain(force bool) (refused string) {
 	return ""
 }
 
-func (c *Core) resume() {
+// resume takes a drain back.
+func (c *Core) resume() (refused string) {
 	c.drained, c.forced = false, false
-	if c.phase == Draining || c.phase == Drained {
+	switch c.phase {
+	case Leaving:
+		return fmt.Sprintf("%s is leaving; it will serve when it is started again", c.cfg.Name)
+	case Draining, Drained:
 		c.enter(Active)
 		c.giveUpBy, c.cutBy = 0, 0
 	}
+	return ""
 }

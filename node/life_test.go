@@ -2,6 +2,7 @@ package node
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -122,7 +123,7 @@ func TestForcedDrainLastsOverARestart(t *testing.T) {
 	d.step(Started{Drained: true, Forced: true, Obeyed: saves[0].Obeyed})
 	d.step(SeedsTried{})
 	d.wait(6 * time.Second)
-	effects = d.step(Attached{})
+	d.step(Attached{})
 	if d.core.phase != Drained || !d.core.want.Empty() {
 		t.Errorf("after a restart: %s, with %d buckets", d.core.phase, d.core.want.Count())
 	}
@@ -130,7 +131,6 @@ func TestForcedDrainLastsOverARestart(t *testing.T) {
 	if d.core.phase != Active || d.core.want.Count() != 16 || len(saves) != 1 || saves[0].Drained || saves[0].Forced {
 		t.Errorf("resumed: %s, with %d buckets, saved %+v", d.core.phase, d.core.want.Count(), saves)
 	}
-	_ = effects
 }
 
 // TestGoodbyeAfterTheNewsOfIt: gossip says that a peer is dead, and then that it
@@ -151,5 +151,97 @@ func TestPeerChangesItsSpec(t *testing.T) {
 	d.says("b", func(*Statement) {})
 	if d.core.phase != Joining {
 		t.Errorf("b serves with a spec of a higher revision; this node is %s", d.core.phase)
+	}
+}
+
+// TestLeaveDoesNotWaitForHeirsThatNeverAsk longer than LeaveBy.
+func TestLeaveDoesNotWaitForHeirsThatNeverAsk(t *testing.T) {
+	d := activeDesk(t, map[string]hashring.Set{"b": setOf(16)})
+	d.commits(nil)
+	d.step(Leave{})
+	if got := effectsOf[Stop](d.wait(d.core.cfg.Timing.LeaveBy - 10*ms)); len(got) > 0 || d.core.want.Empty() {
+		t.Error("did not wait for b at all")
+	}
+	d.wait(100 * ms)
+	if got := effectsOf[Stop](d.commits(nil)); len(got) != 1 {
+		t.Error("still waits for b, which does not ask")
+	}
+}
+
+// TestDrainingNodeIsTheLastResort: a node that drains and has nothing left is not
+// drained while only others that drain could take over from each other.
+func TestDrainingNodeIsTheLastResort(t *testing.T) {
+	d := activeDesk(t, map[string]hashring.Set{"b": everything(16)})
+	d.step(Wished{Wish: Wish{Node: "a", Want: WantDrain}})
+	d.says("b", func(s *Statement) { s.Phase = Draining })
+	d.wait(time.Second)
+	if d.core.phase != Drained {
+		t.Fatalf("the node is %s: b was active when it had nothing to give", d.core.phase)
+	}
+	d = newDesk(t)
+	d.step(Started{Drained: true}) // and the same after a restart, when b drains already
+	d.alive("b")
+	d.says("b", func(s *Statement) { s.Phase, s.Claims = Draining, everything(16) })
+	d.step(SeedsTried{})
+	d.step(Attached{})
+	d.wait(time.Second)
+	if d.core.phase != Draining {
+		t.Fatalf("the node is %s", d.core.phase)
+	}
+	d.step(PeerDead{Name: "b"})
+	d.commits(nil)
+	if d.core.kernel.Count() != 16 {
+		t.Errorf("b is dead, and %d buckets are served", d.core.kernel.Count())
+	}
+}
+
+// TestVoluntaryChangesComeSlowly: so that views come to rest whatever operators,
+// and checks, do.
+func TestVoluntaryChangesComeSlowly(t *testing.T) {
+	d := activeDesk(t, map[string]hashring.Set{"b": setOf(16)})
+	views := map[uint64]bool{}
+	for i := range 20 {
+		d.step(Wished{Wish: Wish{Node: "a", Want: WantWeight, Weight: 50 + 10*i}})
+		d.step(HealthChanged{Service: 0, Fit: i%2 == 0, Reason: "flapping"})
+		d.wait(time.Second)
+		views[d.core.view.Digest()] = true
+	}
+	if n := len(views); n < 3 || n > 5 {
+		t.Errorf("%d views within 20 s", n)
+	}
+	d.wait(6 * time.Second)
+	if d.core.weight != 24 || !d.core.unfit[0] {
+		t.Errorf("in the end the weight is %d tenths and unfit %v, want what was said last", d.core.weight, d.core.unfit[0])
+	}
+}
+
+// TestLeavingNodeTakesNoOrders but remembers them for its next start.
+func TestLeavingNodeTakesNoOrders(t *testing.T) {
+	d := activeDesk(t, map[string]hashring.Set{"b": setOf(16)})
+	d.commits(nil)
+	d.step(Leave{})
+	for _, want := range []WishKind{WantDrain, WantResume} {
+		got := effectsOf[Answer](d.step(Wished{Wish: Wish{Node: "a", Want: want}}))
+		if len(got) != 1 || !strings.Contains(got[0].Refused, "a is leaving") || d.core.phase != Leaving {
+			t.Errorf("%s: %+v, and it is %s", want, got, d.core.phase)
+		}
+	}
+}
+
+// TestSilentPeerIsToldEverMoreRarely: alive by gossip, and it answers nothing.
+func TestSilentPeerIsToldEverMoreRarely(t *testing.T) {
+	d := activeDesk(t, map[string]hashring.Set{"b": setOf(16)})
+	d.commits(nil)
+	d.wait(time.Minute)
+	d.step(Wished{Wish: Wish{Node: "a", Want: WantWeight, Weight: 200}})
+	if n := len(sent(d.wait(400*ms), "b", deltaOf)); n < 4 {
+		t.Errorf("%d repetitions within the time of agreement", n)
+	}
+	if n := len(sent(d.wait(time.Minute), "b", deltaOf)); n < 30 || n > 90 {
+		t.Errorf("%d repetitions within a minute", n)
+	}
+	d.agrees("b")
+	if n := len(sent(d.wait(time.Minute), "b", deltaOf)); n > 0 {
+		t.Errorf("%d repetitions of what b has acknowledged", n)
 	}
 }

@@ -29,7 +29,7 @@ func (c *Core) plan() {
 	c.abandon(lost)
 
 	missing := mine
-	for _, busy := range []hashring.Set{c.want, c.kernel, c.openSlots, c.promised, c.requested, lost} {
+	for _, busy := range []hashring.Set{c.want, c.kernel, c.openSlots, c.promised, c.requested} {
 		missing.RemoveAll(busy)
 	}
 	for p := range c.claimers() {

@@ -35,7 +35,7 @@ func TestLastHealthyNodeFailsItsCheck(t *testing.T) {
 		if w.takes != takes || w.nodes[0].owns() != w.buckets {
 			t.Errorf("%d buckets have moved", w.takes-takes)
 		}
-		if !w.nodes[2].hasProblem("no node is fit") {
+		if !w.nodes[2].hasProblem("no active node is fit") {
 			t.Errorf("problems: %q", w.nodes[2].core.Snapshot().Problems)
 		}
 		// Only what a dead node had is dealt out, over the alive.
@@ -72,7 +72,7 @@ func TestNoneHealthyDrop(t *testing.T) {
 		}
 		w.setFit(w.nodes[1], 0, false)
 		w.run(7 * time.Second)
-		if w.unowned() != w.buckets || !w.nodes[0].hasProblem("nobody serves it (spec.when_none_healthy: drop)") {
+		if w.unowned() != w.buckets || !w.nodes[0].hasProblem("so nobody serves it (spec.when_none_healthy: drop)") {
 			t.Errorf("%d buckets are served by nobody; problems %q", w.unowned(), w.nodes[0].core.Snapshot().Problems)
 		}
 		w.setFit(w.nodes[0], 0, true)
@@ -97,7 +97,7 @@ func TestTwoOperatorsDrainTheLastTwoNodes(t *testing.T) {
 		if got := w.phases(); !slices.Equal(got, []Phase{Draining, Draining}) || w.unowned() > 0 {
 			t.Errorf("phases %v, and %d buckets have no owner", got, w.unowned())
 		}
-		if !w.nodes[0].hasProblem("all nodes are drained") {
+		if !w.nodes[0].hasProblem("all nodes are draining") {
 			t.Errorf("problems: %q", w.nodes[0].core.Snapshot().Problems)
 		}
 		w.wish(w.nodes[0], Wish{Node: "n1", Want: WantResume})

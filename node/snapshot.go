@@ -178,7 +178,7 @@ func (c *Core) problems() []string {
 		add("the address cannot be brought up: %v", c.attachFailed)
 	}
 	if c.commitFailed != nil {
-		add("the kernel refuses changes of buckets (%v); tried again all the time", c.commitFailed)
+		add("the kernel has refused the last change of buckets (%v); it is tried again, `peervip check` may know more", c.commitFailed)
 	}
 	for i, svc := range c.cfg.Services {
 		if c.wantUnfit[i] {
@@ -189,9 +189,12 @@ func (c *Core) problems() []string {
 		}
 	}
 	for p := range c.alivePeers() {
-		if p.foreign {
+		switch {
+		case p.foreign && !(c.phase == Joining && p == c.outranked(false)): // said above
 			add("%s runs another spec (revision %d, here %d); give all nodes the same spec",
 				p.Name, p.SpecRevision, c.cfg.SpecRevision)
+		case p.said == nil && c.now >= p.aliveSince+c.cfg.Timing.Alone:
+			add("%s is a member and has told nothing yet: its messages are lost on the way, or it is another version", p.Name)
 		}
 	}
 	for _, n := range c.order {
@@ -205,11 +208,11 @@ func (c *Core) problems() []string {
 func (c *Core) rankProblem(service string, r rank, add func(string, ...any)) {
 	switch {
 	case r == rankUnfit && c.cfg.DropUnhealthy:
-		add("service %s: no node is fit, nobody serves it (spec.when_none_healthy: drop)", service)
+		add("service %s: no active node is fit, so nobody serves it (spec.when_none_healthy: drop); mend what its checks look at", service)
 	case r == rankUnfit:
-		add("service %s: no node is fit, buckets stay where they are; mend the health check's target", service)
+		add("service %s: no active node is fit, so buckets stay where they are; mend what its checks look at", service)
 	case r == rankHolding:
-		add("service %s: all nodes are drained, buckets stay where they are; resume one with `peervip resume`", service)
+		add("service %s: all nodes are draining, so buckets stay where they are; resume one with `peervip resume`", service)
 	case r == rankNever:
 		add("service %s: no node serves; resume one with `peervip resume`", service)
 	}
@@ -227,7 +230,7 @@ type Explanation struct {
 	Why string
 }
 
-// Explain tells about one bucket of one service.
+// Explain tells about one bucket of one service; both must exist.
 func (c *Core) Explain(service, bucket int) Explanation {
 	slot := service*c.cfg.Buckets + bucket
 	var e Explanation
@@ -242,37 +245,46 @@ func (c *Core) Explain(service, bucket int) Explanation {
 	}
 	slices.Sort(e.Holders)
 	pl := c.places[service]
-	switch pl.rank {
-	case rankFit:
+	if pl.rank > rankNever && !c.mute.Has(slot) {
 		e.Owner = pl.table.Owner(bucket)
-		e.Why = "its place among the nodes that are fit"
-	case rankNever:
-		e.Why = "no node serves"
-	default:
-		if pl.rank == rankUnfit && c.cfg.DropUnhealthy {
-			e.Why = "no node is fit, and spec.when_none_healthy says drop"
-			return e
-		}
-		e.Owner = pl.table.Owner(bucket)
-		if len(e.Holders) > 0 {
+		if pl.rank < rankFit && len(e.Holders) > 0 {
 			e.Owner = e.Holders[0]
 		}
-		e.Why = "no node is fit: it stays where it is"
-		if pl.rank == rankHolding {
-			e.Why = "all nodes are drained: it stays where it is"
-		}
 	}
+	e.Why = c.whyThere(slot, pl.rank) + c.whyNotYet(slot, e)
+	return e
+}
+
+// whyThere explains the owner of a slot.
+func (c *Core) whyThere(slot Slot, r rank) string {
+	switch {
+	case r == rankFit:
+		return "its place among the nodes that are fit"
+	case r == rankNever:
+		return "no node serves"
+	case c.mute.Has(slot):
+		return "no active node is fit, and spec.when_none_healthy says drop"
+	case r == rankUnfit:
+		return "no active node is fit: it stays where it is"
+	}
+	return "all nodes are draining: it stays where it is"
+}
+
+// whyNotYet explains why a slot is not with its owner alone; "" if it is.
+func (c *Core) whyNotYet(slot Slot, e Explanation) string {
 	switch {
 	case c.promised.Has(slot):
-		e.Why += "; on its way from here to its heir"
+		return "; on its way from here to its heir"
 	case c.requested.Has(slot):
-		e.Why += "; asked for, the holder has not answered yet"
+		return "; asked for, the holder has not answered yet"
 	case len(e.Holders) > 1:
-		e.Why += "; claimed twice, about to be settled"
+		return "; claimed twice, about to be settled"
+	case e.Owner == "" && len(e.Holders) > 0:
+		return "; about to be given up"
 	case len(e.Holders) == 1 && e.Holders[0] != e.Owner:
-		e.Why += "; still held until the owner asks for it"
-	case len(e.Holders) == 0:
-		e.Why += "; nobody has it yet"
+		return "; still held until the owner asks for it"
+	case e.Owner != "" && len(e.Holders) == 0:
+		return "; nobody has it yet"
 	}
-	return e
+	return ""
 }

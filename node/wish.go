@@ -145,7 +145,7 @@ func (c *Core) obey(w Wish) (refused string) {
 	case WantDrain:
 		refused = c.drain(w.Force)
 	case WantResume:
-		c.resume()
+		refused = c.resume()
 	case WantWeight:
 		if w.Weight < 1 || w.Weight > MaxWeight {
 			refused = fmt.Sprintf("weight %d: must be 1 to %d", w.Weight, MaxWeight)

@@ -71,3 +71,33 @@ func TestWishesDoNotPileUp(t *testing.T) {
 		t.Errorf("%d wishes are kept", n)
 	}
 }
+
+// TestOldWishIsNotObeyedAgain: a copy that was long on its way.
+func TestOldWishIsNotObeyedAgain(t *testing.T) {
+	d := activeDesk(t, map[string]hashring.Set{"b": setOf(16), "c": setOf(16)})
+	drain := Message{Wish: &Wish{Node: "a", Stamp: 1 << 32, Origin: "b", Want: WantDrain}}
+	d.tells("b", drain)
+	d.tells("c", Message{Wish: &Wish{Node: "a", Stamp: 2 << 32, Origin: "c", Want: WantResume}})
+	got := sent(d.tells("b", drain), "b", verdictOf)
+	if d.core.phase != Active {
+		t.Errorf("the node is %s", d.core.phase)
+	}
+	if len(got) != 1 || !strings.Contains(got[0].Refused, "came in between") {
+		t.Errorf("the verdict is %+v", got)
+	}
+}
+
+// TestVerdictIsRepeated to its origin only, as long as it asks.
+func TestVerdictIsRepeated(t *testing.T) {
+	d := activeDesk(t, map[string]hashring.Set{"b": setOf(16), "c": setOf(16)})
+	m := Message{Wish: &Wish{Node: "a", Stamp: 1 << 32, Origin: "b", Want: WantWeight, Weight: 0}}
+	for range 2 {
+		got := sent(d.tells("b", m), "b", verdictOf)
+		if len(got) != 1 || got[0].Stamp != 1<<32 || got[0].Refused != "weight 0: must be 1 to 1000" {
+			t.Errorf("the verdict is %+v", got)
+		}
+	}
+	if got := sent(d.tells("c", m), "c", verdictOf); len(got) > 0 {
+		t.Errorf("c did not ask and is told %+v", got)
+	}
+}
