@@ -50,9 +50,9 @@ func TestSnapshotSumsUp(t *testing.T) {
 	d.step(Wished{Wish: Wish{Node: "b", Want: WantDrain}})
 	s := d.core.Snapshot()
 	want := []NodeSnapshot{
-		{Incarnation: Incarnation{"a", 1}, Phase: Active, Alive: true, Weight: 10, Services: []NodeServiceSnapshot{{true, 0, 7}}},
-		{Incarnation: Incarnation{"b", 'b'}, Phase: Active, Alive: true, Weight: 10, Services: []NodeServiceSnapshot{{true, 3, 5}}, Wish: WantDrain},
-		{Incarnation: Incarnation{"c", 'c'}, Phase: Active, Alive: true, Weight: 10, Services: []NodeServiceSnapshot{{false, 2, 0}}},
+		{Incarnation: Incarnation{"a", 1}, Phase: Active, Alive: true, Weight: 10, Services: []NodeServiceSnapshot{{Healthy: true, Flows: 7}}},
+		{Incarnation: Incarnation{"b", 'b'}, Phase: Active, Alive: true, Weight: 10, Services: []NodeServiceSnapshot{{Healthy: true, Own: 3, Flows: 5}}, Wish: WantDrain},
+		{Incarnation: Incarnation{"c", 'c'}, Phase: Active, Alive: true, Weight: 10, Services: []NodeServiceSnapshot{{Own: 2}}},
 		{Incarnation: Incarnation{"x", 'x'}, Address: "192.0.2.9", Alive: true, Services: []NodeServiceSnapshot{{}}},
 	}
 	if diff := cmp.Diff(want, s.Nodes); diff != "" {
