@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
+	"iter"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -79,7 +80,11 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 		opts.Log.Warn("it is not known yet whether another host has the address", "error", err)
 		probed = false
 	}
-	filter, err := install(cfg, mac.HardwareAddr())
+	layout, err := hashring.NewLayout(cfg.Cluster, cfg.Spec.Seed, cfg.Spec.Buckets)
+	if err != nil {
+		return err
+	}
+	filter, err := install(cfg, layout, mac.HardwareAddr())
 	if err != nil {
 		return err
 	}
@@ -103,8 +108,9 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	l.send, l.known = cluster.Send, cluster.Known
 	a := &agent{
 		cfg: cfg, opts: opts, loop: l, wire: wire, cluster: cluster, monitors: monitors, control: control,
-		attach: attaching(wire, probed), mac: mac, flows: flowsOf(cfg.Spec.VIPs), look: lookPeriod, started: time.Now(),
+		attach: attaching(wire, probed), mac: mac, layout: layout, look: lookPeriod, started: time.Now(),
 	}
+	a.flows = func() iter.Seq2[nft.Flow, error] { return nft.Flows(cfg.Spec.VIPs) }
 	return a.run(ctx)
 }
 
@@ -125,11 +131,7 @@ func attaching(wire interface {
 }
 
 // install puts the packet filter into the kernel, with no bucket accepted yet.
-func install(cfg Config, mac net.HardwareAddr) (*nft.Filter, error) {
-	layout, err := hashring.NewLayout(cfg.Cluster, cfg.Spec.Seed, cfg.Spec.Buckets)
-	if err != nil {
-		return nil, err
-	}
+func install(cfg Config, layout hashring.Layout, mac net.HardwareAddr) (*nft.Filter, error) {
 	spec := nft.Spec{
 		Interface: cfg.Interface, ClusterMAC: mac, VIPs: cfg.Spec.VIPs, Layout: layout, GossipPort: cfg.Port,
 	}

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/peervip/peervip/hashring"
 	"github.com/peervip/peervip/node"
 )
 
@@ -68,12 +67,7 @@ func (a *agent) serveExplain(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	layout, err := hashring.NewLayout(a.cfg.Cluster, a.cfg.Spec.Seed, a.cfg.Spec.Buckets)
-	if err != nil {
-		reply(w, http.StatusInternalServerError, Reply{Error: err.Error()})
-		return
-	}
-	bucket := layout.Bucket(client)
+	bucket := a.layout.Bucket(client)
 	var e node.Explanation
 	if err := a.loop.ask(r.Context(), func() { e = a.loop.core.Explain(service, bucket) }); err != nil {
 		unavailable(w, err)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/peervip/peervip/gossip"
+	"github.com/peervip/peervip/hashring"
 	"github.com/peervip/peervip/node"
 	"github.com/peervip/peervip/node/link"
 )
@@ -29,7 +30,8 @@ type loop struct {
 	queue  *queue
 	send   func(to string, payload []byte)
 	known  func() []gossip.Peer
-	attach func() // brings the VIP up, in a goroutine of its own
+	attach func()             // brings the VIP up, in a goroutine of its own
+	find   func(hashring.Set) // looks for flows, in a goroutine of its own
 	kernel *kernel
 	saver  *saver
 	ended  chan struct{} // closed when run has returned
@@ -124,6 +126,8 @@ func (l *loop) step(ev node.Event) {
 			l.transmit(e)
 		case node.Attach:
 			l.attach()
+		case node.FindFlows:
+			l.find(e.Slots)
 		case node.Save:
 			l.memory.Drained, l.memory.Forced, l.memory.Obeyed = e.Drained, e.Forced, e.Obeyed
 			l.saver.save(l.memory)

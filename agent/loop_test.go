@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/peervip/peervip/gossip"
 	"github.com/peervip/peervip/node"
@@ -119,51 +118,6 @@ func TestSeedsThatComeByThemselves(t *testing.T) {
 	b.loop.Event(gossip.Attempt{Reached: 1})
 	s.settled(t, a, b)
 	a.problem(t, false, "not all seeds are reached")
-}
-
-// "A different layout: which field."
-func TestAnotherSpecIsNamed(t *testing.T) {
-	s, rigs := newCluster(t, "a", "b")
-	a := rigs[0]
-	c := newRig(t, "c", func(c *Config) { c.Spec.Buckets, c.Spec.MAC = 32, "unicast" })
-	s.add(c)
-	c.start()
-	for _, r := range []*rig{a, c} {
-		eventually(t, func() error {
-			if r.loop.LocalState(true) == nil {
-				return fmt.Errorf("%s has nothing to tell yet", r.cfg.Name)
-			}
-			return nil
-		})
-	}
-	a.loop.Event(gossip.State{Payload: c.loop.LocalState(true)})
-	c.loop.Event(gossip.State{Payload: a.loop.LocalState(true)})
-	a.problem(t, true, "c has another spec: spec.buckets: 16 here, 32 there")
-	a.problem(t, true, "c has another spec: spec.mac: multicast here, unicast there")
-	c.problem(t, true, "a has another spec: spec.buckets: 32 here, 16 there")
-	c.phase(t, node.Joining)
-
-	// It comes back with the right one, and nobody holds the old one against it.
-	mended := newRig(t, "c")
-	s.add(mended)
-	mended.start()
-	mended.loop.Event(gossip.Attempt{Reached: 1})
-	s.settled(t, a, rigs[1], mended)
-	a.problem(t, false, "another spec")
-}
-
-// What a dead or unknown node said of its spec is no problem of today.
-func TestSpecsOfTheGone(t *testing.T) {
-	r := newRig(t, "a").start()
-	other := r.cfg.Spec
-	other.Buckets = 64
-	r.loop.Event(gossip.State{Payload: encodeExchange("ghost", other, nil)})
-	r.ask(t, func(l *loop) {
-		if len(l.news.specs) != 1 {
-			t.Errorf("specs %v", l.news.specs)
-		}
-	})
-	r.problem(t, false, "ghost")
 }
 
 // A member of another format is told as a problem; whatever it was before, it
@@ -299,79 +253,6 @@ func TestPeersAreRemembered(t *testing.T) {
 		}
 		return err
 	})
-}
-
-// Two machines with one name: told for as long as it lasts.
-func TestNameConflict(t *testing.T) {
-	r := newRig(t, "a").start()
-	conflict := gossip.Conflict{Name: "a", Known: netip.MustParseAddrPort("192.0.2.11:7946"), Other: netip.MustParseAddrPort("192.0.2.99:7946")}
-	for range 3 {
-		r.loop.Event(conflict)
-	}
-	r.problem(t, true, "two nodes are named a, at 192.0.2.11:7946 and at 192.0.2.99:7946: give one of the two another name")
-	if n := strings.Count(r.log.String(), "two nodes have one name"); n != 1 {
-		t.Errorf("logged %d times", n)
-	}
-	n := newNews()
-	if !n.conflict(conflict, time.Minute) || n.conflict(conflict, time.Minute+time.Second) || !n.conflict(conflict, 3*time.Minute) {
-		t.Error("a conflict is new when it was not seen for a while, and only then")
-	}
-}
-
-// A problem that has passed is not told for ever.
-func TestTrend(t *testing.T) {
-	var c trend
-	for _, step := range []struct {
-		count uint64
-		at    time.Duration
-		want  bool
-	}{
-		{0, time.Second, false},
-		{3, 2 * time.Second, true},
-		{3, lately, true},
-		{3, 2*time.Second + lately, false},
-		{4, 2 * lately, true},
-		{1, 2*lately + time.Second, true}, // started anew
-		{1, 4 * lately, false},
-		{2, 4*lately + time.Second, true},
-	} {
-		if got := c.grew(step.count, step.at); got != step.want {
-			t.Errorf("%d at %v: %t", step.count, step.at, got)
-		}
-	}
-}
-
-func TestQueueKeepsOrderAndNeverBlocks(t *testing.T) {
-	q := newQueue()
-	var got []int
-	add := func(i int) func() { return func() { got = append(got, i) } }
-	for i := range queueLimit {
-		q.offer(add(i))
-	}
-	q.offer(add(-1)) // may be lost
-	q.put(add(queueLimit))
-	within(t, "a token", q.ready)
-	for _, f := range q.take() {
-		f()
-	}
-	for i, n := range got {
-		if i != n {
-			t.Fatalf("%d at %d", n, i)
-		}
-	}
-	if len(got) != queueLimit+1 || q.drops() != 1 || len(q.take()) != 0 {
-		t.Errorf("%d done, %d dropped", len(got), q.drops())
-	}
-}
-
-// A flood of messages is dropped, said, and harms nobody who waits.
-func TestFlood(t *testing.T) {
-	r := newRig(t, "a")
-	for range queueLimit + 10 {
-		r.loop.Event(gossip.Message{Payload: []byte("{}")})
-	}
-	r.start()
-	r.problem(t, true, "10 messages of peers were dropped")
 }
 
 // Whatever ends the wait of an operator, the loop forgets him.

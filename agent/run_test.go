@@ -104,7 +104,7 @@ func TestRunRefuses(t *testing.T) {
 			return func() error { return os.Remove(path) }, errors.Join(os.MkdirAll(cfg.StateDir, 0o700), os.WriteFile(path, []byte("{"), 0o600))
 		}, "state.json is damaged"},
 		{"another agent has the packet filter", func(_ *testing.T, cfg *Config, _, _ *lab.Namespace) (func() error, error) {
-			f, err := install(*cfg, must1(link.ParseClusterMAC("multicast", cfg.Spec.VIPs)).HardwareAddr())
+			f, err := install(*cfg, must1(hashring.NewLayout(cfg.Cluster, cfg.Spec.Seed, cfg.Spec.Buckets)), must1(link.ParseClusterMAC("multicast", cfg.Spec.VIPs)).HardwareAddr())
 			if err != nil {
 				return nil, err
 			}

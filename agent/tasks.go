@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/peervip/peervip/gossip"
-	"github.com/peervip/peervip/nft"
+	"github.com/peervip/peervip/hashring"
 	"github.com/peervip/peervip/node"
 	"github.com/peervip/peervip/node/health"
 	"github.com/peervip/peervip/node/link"
@@ -56,8 +56,9 @@ type agent struct {
 	control  *control
 	attach   func(context.Context) error // brings the VIPs up; one call at a time
 	mac      link.ClusterMAC
-	flows    func() (int, error) // to the VIPs
-	look     time.Duration       // see lookPeriod
+	flows    flowLister
+	layout   hashring.Layout
+	look     time.Duration // see lookPeriod
 	started  time.Time
 }
 
@@ -71,6 +72,13 @@ func (a *agent) run(ctx context.Context) error {
 	l.attach = func() {
 		group.Go(func() error {
 			l.post(node.Attached{Err: a.attach(ctx)})
+			return nil // the core has the error, and tries again
+		})
+	}
+	l.find = func(slots hashring.Set) {
+		group.Go(func() error {
+			live, err := a.liveSlots(slots)
+			l.post(node.FlowsFound{Live: live, Err: err})
 			return nil // the core has the error, and tries again
 		})
 	}
@@ -157,32 +165,6 @@ func (a *agent) observe(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-	}
-}
-
-// countFlows counts by service. All traffic belongs to the one service there is.
-func (a *agent) countFlows() ([]int, error) {
-	counts := make([]int, len(a.cfg.Spec.Services))
-	n, err := a.flows()
-	counts[len(counts)-1] = n
-	return counts, err
-}
-
-// flowsOf counts the flows to the VIPs that this node's kernel tracks: for TCP,
-// those that are open.
-func flowsOf(vips []netip.Addr) func() (int, error) {
-	const protocolTCP = 6
-	return func() (int, error) {
-		n := 0
-		for f, err := range nft.Flows(vips) {
-			if err != nil {
-				return 0, err
-			}
-			if f.Protocol != protocolTCP || f.Established {
-				n++
-			}
-		}
-		return n, nil
 	}
 }
 
