@@ -219,7 +219,7 @@ func TestInstall(t *testing.T) {
 	ns, _ := host(t)
 	cfg := testConfig(t, "a")
 	must(t, ns.Do(func() error {
-		f, err := install(cfg, must1(link.ParseClusterMAC("unicast", cfg.Spec.VIPs)).HardwareAddr())
+		f, err := install(cfg, must1(hashring.NewLayout(cfg.Cluster, cfg.Spec.Seed, cfg.Spec.Buckets)), must1(link.ParseClusterMAC("unicast", cfg.Spec.VIPs)).HardwareAddr())
 		if err != nil {
 			return err
 		}
