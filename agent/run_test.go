@@ -231,8 +231,7 @@ func TestInstall(t *testing.T) {
 		}
 		return f.Close()
 	}))
-	cfg.Spec.Buckets = hashring.MaxBuckets + 1
-	if _, err := install(cfg, nil); err == nil {
+	if _, err := install(cfg, hashring.Layout{Buckets: hashring.MaxBuckets + 1, Seed: 1}, nil); err == nil {
 		t.Error("too many buckets")
 	}
 }
