@@ -131,6 +131,7 @@ func newRig(t *testing.T, name string, change ...func(*Config)) *rig {
 	l.saver.again = 20 * time.Millisecond
 	l.send = func(string, []byte) {}
 	l.known = func() []gossip.Peer { return nil }
+	l.find = func(hashring.Set) {}
 	r.agent = &agent{
 		cfg: cfg, opts: Options{Version: "test", Leave: r.leave, Log: l.log}, loop: l, wire: r.link, cluster: r.members,
 		control: newControl(socket), attach: func(context.Context) error { return nil }, mac: mac, flows: sevenFlows, layout: layout, look: 20 * time.Millisecond, started: time.Now(),
