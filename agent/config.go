@@ -144,8 +144,9 @@ func (d Detect) Time() time.Duration { return d.Interval * time.Duration(d.Misse
 func (d Detect) AckAge() time.Duration { return d.Time() * 3 / 10 }
 
 // Lease is L: for so long a beacon prolongs the permission to serve. A + L < D,
-// so that a node's lease is gone before its peers may take over; Validate sees
-// to it that at least 5 ms lie between.
+// so that a node's lease is gone before its peers may take over: a tenth of D
+// lies between, at least 4 ms by MinInterval and MinMisses. A kernel rounds a
+// lease down to whole ticks, never up.
 func (d Detect) Lease() time.Duration { return d.Time() * 6 / 10 }
 
 // Validate says what is wrong on a kernel whose clock ticks at that period, in

@@ -68,6 +68,11 @@ func must(t *testing.T, err error) {
 	}
 }
 
+// unhurried is a detection that takes no starved agent for a dead one: with the
+// race detector on a loaded machine the default of 200 ms sometimes does, and
+// until there are leases the clients of a false death are answered twice.
+var unhurried = lab.DetectSection{Interval: "50ms", Misses: 10}
+
 // build makes a lab whose agents are not started. When a test ends, no agent may
 // have raced or panicked; when it has failed, their logs are printed.
 func build(t *testing.T, nodes int, change ...func(index int, c *lab.AgentConfig)) *lab.Lab {
@@ -77,6 +82,7 @@ func build(t *testing.T, nodes int, change ...func(index int, c *lab.AgentConfig
 	l, err := lab.New(t.Context(), lab.Config{
 		Binary: binary, Nodes: nodes,
 		Agent: func(i int, c *lab.AgentConfig) {
+			c.Spec.Detect = unhurried
 			for _, f := range change {
 				f(i, c)
 			}

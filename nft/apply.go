@@ -1,7 +1,7 @@
 package nft
 
 import (
-	"encoding/binary"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -18,32 +18,28 @@ func (t table) library() *nftables.Table {
 	return lib
 }
 
-// create queues everything that makes the table, with an element for each
-// committed bucket, and returns the rules, whose handles the kernel's answer
-// fills in.
-func (t table) create(c *nftables.Conn, committed states) ([]*nftables.Rule, error) {
+// create queues everything that makes the table, with its contents, and returns
+// the rules, whose handles the kernel's answer fills in.
+func (t table) create(c *nftables.Conn, with contents) ([]*nftables.Rule, error) {
 	lib := c.AddTable(t.library())
 	for _, name := range t.counters {
 		c.AddObj(&nftables.NamedObj{Table: lib, Name: name, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
 	}
-	for _, s := range t.sets {
-		elements := make([]nftables.SetElement, len(s.elements))
-		for i, e := range s.elements {
-			elements[i].Key = e.key
-		}
-		if err := c.AddSet(&nftables.Set{Table: lib, Name: s.name, KeyType: s.typ, Constant: true}, elements); err != nil {
-			return nil, err
-		}
-	}
 	for _, ch := range t.chains {
 		c.AddChain(ch.library(lib))
+	}
+	for _, s := range t.sets {
+		elements := s.library(lib)
+		if err := c.AddSet(elements, s.elementsWith(with)); err != nil {
+			return nil, err
+		}
 	}
 	for _, m := range t.maps {
 		set := m.library(lib)
 		if err := c.AddSet(set, nil); err != nil {
 			return nil, err
 		}
-		if err := c.SetAddElements(set, m.elements(committed[m.service])); err != nil {
+		if err := c.SetAddElements(set, m.elements(with.committed[m.service])); err != nil {
 			return nil, err
 		}
 	}
@@ -71,11 +67,47 @@ func (c chain) library(t *nftables.Table) *nftables.Chain {
 	return lib
 }
 
-func (m bucketMap) library(t *nftables.Table) *nftables.Set {
-	return &nftables.Set{
-		Table: t, Name: m.name, IsMap: true, Size: uint32(m.capacity()),
-		KeyType: nftables.TypeInteger, KeyByteOrder: binaryutil.NativeEndian, DataType: nftables.TypeVerdict,
+func (s set) library(t *nftables.Table) *nftables.Set {
+	lib := &nftables.Set{
+		Table: t, Name: s.name, KeyType: s.typ, Constant: s.size == 0, Size: uint32(s.size), Counter: s.counter,
+		Concatenation: strings.Contains(s.typ.Name, " . "), Dynamic: s.timeout > 0, HasTimeout: s.timeout > 0,
 	}
+	if s.isMap() {
+		lib.IsMap, lib.DataType = true, nftables.TypeVerdict
+	}
+	if s.typ == nftables.TypeClassID || s.typ == nftables.TypeIFName {
+		lib.KeyByteOrder = binaryutil.NativeEndian
+	}
+	return lib
+}
+
+// elementsWith are the set's elements at the start.
+func (s set) elementsWith(with contents) []nftables.SetElement {
+	switch s.name {
+	case peerSet:
+		return peerElements(with.peers, nil)
+	case listedSet, listedPortless:
+		return with.listed.elements(s.name)
+	}
+	all := make([]nftables.SetElement, len(s.elements))
+	for i, e := range s.elements {
+		all[i].Key = e.key
+		if e.chain != "" {
+			all[i].VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: e.chain}
+		}
+	}
+	return all
+}
+
+func (m bucketMap) library(t *nftables.Table) *nftables.Set {
+	lib := &nftables.Set{
+		Table: t, Name: m.name, Size: uint32(m.capacity()),
+		KeyType: nftables.TypeInteger, KeyByteOrder: binaryutil.NativeEndian,
+	}
+	if !m.set {
+		lib.IsMap, lib.DataType = true, nftables.TypeVerdict
+	}
+	return lib
 }
 
 // elements returns the map's elements for the states of all buckets.
@@ -83,18 +115,18 @@ func (m bucketMap) elements(buckets []node.State) []nftables.SetElement {
 	var all []nftables.SetElement
 	for b, state := range buckets {
 		if to := m.chains[state]; to != "" {
-			all = append(all, bucketElement(b, to))
+			all = append(all, m.element(b, to))
 		}
 	}
 	return all
 }
 
-// bucketElement is the element that sends the bucket to the chain, or that names
-// the bucket for deletion. The key is what the hash leaves in a register: a number
-// in the machine's own byte order.
-func bucketElement(bucket int, chain string) nftables.SetElement {
-	e := nftables.SetElement{Key: binary.NativeEndian.AppendUint32(nil, uint32(bucket))}
-	if chain != "" {
+// element is the element that sends the bucket to the chain, if that is a map's
+// way; without a chain it names the bucket for deletion. The key is what the hash
+// leaves in a register: a number in the machine's own byte order.
+func (m bucketMap) element(bucket int, chain string) nftables.SetElement {
+	e := nftables.SetElement{Key: hostUint32(uint32(bucket))}
+	if chain != "" && !m.set {
 		e.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}
 	}
 	return e
@@ -112,10 +144,10 @@ func (m bucketMap) move(c *nftables.Conn, t *nftables.Table, moves []move) error
 			continue
 		}
 		if from != "" {
-			gone = append(gone, bucketElement(mv.bucket, ""))
+			gone = append(gone, m.element(mv.bucket, ""))
 		}
 		if to != "" {
-			come = append(come, bucketElement(mv.bucket, to))
+			come = append(come, m.element(mv.bucket, to))
 		}
 	}
 	set := m.library(t)

@@ -1,43 +1,13 @@
 package nft
 
 import (
-	"errors"
 	"fmt"
-	"net"
-	"net/netip"
-	"regexp"
 	"slices"
-	"strings"
 
 	"github.com/google/nftables"
 
-	"github.com/peervip/peervip/hashring"
 	"github.com/peervip/peervip/node"
 )
-
-// Spec is what the rules are made from.
-type Spec struct {
-	// Interface is the name of the interface that the VIPs live on.
-	Interface string
-	// ClusterMAC is the MAC address that frames for the VIPs come to.
-	ClusterMAC net.HardwareAddr
-	// VIPs are the shared addresses: at least one, IPv4.
-	VIPs []netip.Addr
-	// Layout maps clients to buckets; its seed is not 0.
-	Layout hashring.Layout
-	// Services are the classes of the VIPs' traffic. The last is the default: it
-	// gets what no other names.
-	Services []Service
-	// GossipPort is the port on which the agents talk; UDP from it to it is not
-	// tracked, so that a full conntrack table does not part the cluster.
-	GossipPort uint16
-}
-
-// Service is a class of the VIPs' traffic with buckets of its own.
-type Service struct {
-	// Name: lower-case letters, digits and hyphens, a letter first.
-	Name string
-}
 
 // Names and places in the kernel. Administrators see them in `nft list ruleset`.
 const (
@@ -66,13 +36,6 @@ const (
 	fragmentBurst = 4096
 )
 
-// acceptingStates are the states whose buckets have an element in a map, and a
-// chain and a counter of their own. Adopt takes what own takes; linger takes no
-// new flow, and without rules that know the old ones it takes nothing.
-var acceptingStates = []node.State{node.Own, node.Adopt}
-
-var serviceName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
-
 // Compile makes the rules. An error names the field of the spec that is wrong.
 func Compile(s Spec) (Ruleset, error) {
 	if err := s.check(); err != nil {
@@ -82,44 +45,6 @@ func Compile(s Spec) (Ruleset, error) {
 	// The ingress chain is made first: at the owner's death the kernel removes
 	// hooks in that order, and what ingress no longer marks the guard drops.
 	return Ruleset{s, []table{ingressTable(s), stackTable(s), guardTable(s)}}, nil
-}
-
-func (s Spec) check() error {
-	if s.Interface == "" || len(s.Interface) > 15 || strings.ContainsAny(s.Interface, "\"*/ \t\n") {
-		return fmt.Errorf("interface: %q is no interface name", s.Interface)
-	}
-	if len(s.ClusterMAC) != 6 {
-		return fmt.Errorf("cluster MAC: %q is not 6 bytes long", s.ClusterMAC)
-	}
-	if len(s.VIPs) == 0 {
-		return errors.New("VIPs: there is none: name at least one address")
-	}
-	for i, vip := range s.VIPs {
-		if !vip.Is4() {
-			return fmt.Errorf("VIPs: %s is not an IPv4 address", vip)
-		}
-		if slices.Contains(s.VIPs[:i], vip) {
-			return fmt.Errorf("VIPs: %s is there twice", vip)
-		}
-	}
-	if b := s.Layout.Buckets; b < hashring.MinBuckets || b > hashring.MaxBuckets {
-		return fmt.Errorf("buckets: %d is out of range: choose a number from %d to %d", b, hashring.MinBuckets, hashring.MaxBuckets)
-	}
-	if s.Layout.Seed == 0 {
-		return errors.New("seed: 0 would have each kernel choose its own: take another")
-	}
-	if len(s.Services) != 1 {
-		return fmt.Errorf("services: there are %d: exactly one can be served", len(s.Services))
-	}
-	for _, service := range s.Services {
-		if !serviceName.MatchString(service.Name) {
-			return fmt.Errorf("services: the name %q: use lower-case letters, digits and hyphens, a letter first", service.Name)
-		}
-	}
-	if s.GossipPort == 0 {
-		return errors.New("gossip port: it is not set")
-	}
-	return nil
 }
 
 // ingressTable decides, before conntrack and routing, about every frame that
@@ -135,45 +60,57 @@ func ingressTable(s Spec) table {
 			}},
 			{"vip", nil, slices.Concat([]rule{
 				{isFragment(), gotoChain("fragments")},
-			}, classify(s))},
+			}, toBeacons(s), classify(s))},
 			// A fragment has no ports, so it cannot be dispatched here: it passes
 			// unmarked, and the stack's table decides when it is whole. A cluster MAC
 			// that is not multicast would have the stack throw it away before that.
-			{"fragments", nil, []rule{
+			{"fragments", nil, slices.Concat(withoutLease(s), []rule{
 				{upTo(fragmentRate, fragmentBurst), count(counterFragments), setPktType("multicast"), accept()},
 				{count(counterFragmentsDropped), drop()},
-			}},
+			})},
 		},
 	}
-	return withServices(t, s)
+	t = withServices(t, s)
+	t = withBeacons(t, s)
+	return withLease(t, s)
 }
 
 // stackTable decides about reassembled fragments, as ingressTable does about
-// whole packets.
+// whole packets, and about packets that ingress has left to conntrack's word.
 func stackTable(s Spec) table {
 	t := table{family: inet, name: tableName, owned: true,
 		counters: []string{counterICMPErrors, counterForeignMAC},
 		sets:     append(vips(s), icmpErrors()),
 		chains: []chain{
-			{"prerouting", &hook{point: prerouting, priority: reassembledPriority}, []rule{
+			{"prerouting", &hook{point: prerouting, priority: reassembledPriority}, slices.Concat([]rule{
 				{toVIP(s), iifname(is, s.Interface), gotoChain("arrived")},
-				{udpBetween(s.GossipPort), notrack()},
-			}},
-			{"output", &hook{point: output, priority: rawPriority}, []rule{
-				{udpBetween(s.GossipPort), notrack()},
-			}},
-			{"arrived", nil, []rule{
+			}, untracked(s))},
+			{"output", &hook{point: output, priority: rawPriority}, untracked(s)},
+			{"arrived", nil, slices.Concat(arrivedBeacons(s), []rule{
 				// A client that still has a NIC's own MAC for the VIP sends to that node
 				// alone. It is served, since nobody else sees its packets, and counted,
 				// since it bypasses the buckets: an operator should know.
 				{etherDst(isNot, s.ClusterMAC), count(counterForeignMAC), accept()},
 				{notMarkedHost(), gotoChain("vip")},
-			}},
+			})},
 			{"vip", nil, classify(s)},
 			tracking(),
 		},
 	}
-	return withServices(t, s)
+	if s.BeaconPort != 0 {
+		t.counters = append(t.counters, counterBeaconsForeign)
+	}
+	t = withServices(t, s)
+	return withTransitions(t, s)
+}
+
+// untracked are the rules for the agents' own talk between the nodes' addresses.
+func untracked(s Spec) []rule {
+	rules := []rule{{udpBetween(s.GossipPort), notrack()}}
+	if s.BeaconPort != 0 {
+		rules = append(rules, rule{udpBetween(s.BeaconPort), notrack()})
+	}
+	return rules
 }
 
 // guardTable keeps the VIP silent on a node whose other tables are gone, and
@@ -222,25 +159,32 @@ func decide(s Spec, service Service) []rule {
 }
 
 // withServices adds what each service has of its own: its map, and for each
-// accepting state a chain.
+// state that takes packets a chain and counters.
 func withServices(t table, s Spec) table {
 	for i, service := range s.Services {
-		m := bucketMap{bucketMapName(service), i, s.Layout.Buckets, map[node.State]string{}}
+		m := bucketMap{name: bucketMapName(service), service: i, buckets: s.Layout.Buckets, chains: map[node.State]string{}}
 		t.counters = append(t.counters, droppedCounter(service))
-		for _, state := range acceptingStates {
+		for _, state := range service.states() {
 			name := stateChain(service, state) // of the chain, and of its counter
 			m.chains[state] = name
 			t.counters = append(t.counters, name)
-			t.chains = append(t.chains, chain{name, nil, []rule{
-				{count(name), setPktType("host"), accept()},
-			}})
+			if refuses(service, state) {
+				t.counters = append(t.counters, refusedCounter(service, state))
+			}
+			rules := stateRules(s, i, state)
+			if t.family == netdev {
+				rules = slices.Concat(withoutLease(s), rules)
+			}
+			t.chains = append(t.chains, chain{name, nil, rules})
 		}
 		t.maps = append(t.maps, m)
 	}
+	if s.lists() {
+		t.sets = append(t.sets, movingAtOnce())
+		t.sets = append(t.sets, flowLists()...)
+	}
 	return t
 }
-
-func (s Service) identifier() string { return strings.ReplaceAll(s.Name, "-", "_") }
 
 // The prefix keeps the names of two services apart, whatever they are.
 func stateChain(s Service, state node.State) string { return state.String() + "_" + s.identifier() }
@@ -256,22 +200,30 @@ func toVIP(s Spec) term {
 	return ipDstIn(vipSet)
 }
 
-// vips is the set that toVIP looks at, if it does.
+// fromVIP matches what a VIP sends.
+func fromVIP(s Spec) term {
+	if len(s.VIPs) == 1 {
+		return ipSrc(s.VIPs[0])
+	}
+	return ipSrcIn(vipSet)
+}
+
+// vips is the set that toVIP and fromVIP look at, if they do.
 func vips(s Spec) []set {
 	if len(s.VIPs) == 1 {
 		return nil
 	}
 	v := set{name: vipSet, typ: nftables.TypeIPAddr}
 	for _, vip := range s.VIPs {
-		v.elements = append(v.elements, element{vip.String(), vip.AsSlice()})
+		v.elements = append(v.elements, element{text: vip.String(), key: vip.AsSlice()})
 	}
 	return []set{v}
 }
 
 func icmpErrors() set {
-	return set{icmpErrorsSet, nftables.TypeICMPType, []element{
-		{"destination-unreachable", []byte{3}},
-		{"time-exceeded", []byte{11}},
-		{"parameter-problem", []byte{12}},
+	return set{name: icmpErrorsSet, typ: nftables.TypeICMPType, elements: []element{
+		{text: "destination-unreachable", key: []byte{3}},
+		{text: "time-exceeded", key: []byte{11}},
+		{text: "parameter-problem", key: []byte{12}},
 	}}
 }

@@ -1,14 +1,17 @@
 package nft
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/peervip/peervip/hashring"
 	"github.com/peervip/peervip/node"
@@ -18,11 +21,11 @@ import (
 // hash, for which nft has no word.
 var (
 	ownerNote = regexp.MustCompile(` # progname .*|\n\tflags owner\n`)
-	hashType  = regexp.MustCompile(`type(of numgen inc mod \d+| \w+) : verdict`)
+	hashType  = regexp.MustCompile(`((?:set|map) (?:buckets|moving)_\w+ \{\n\t\ttype)(?:of numgen inc mod \d+| \w+)`)
 )
 
 func listing(s string) string {
-	return hashType.ReplaceAllString(ownerNote.ReplaceAllString(s, ""), "type hash : verdict")
+	return hashType.ReplaceAllString(ownerNote.ReplaceAllString(s, ""), "$1 hash")
 }
 
 func TestLibraryAppliesWhatStringPrints(t *testing.T) {
@@ -34,6 +37,11 @@ func TestLibraryAppliesWhatStringPrints(t *testing.T) {
 		"16384 buckets": func(s *Spec) {
 			s.Layout = hashring.Layout{Buckets: 16384, Seed: 1}
 			s.Services[0].Name = "a-long-name-9"
+		},
+		"TCP lingers": func(s *Spec) { s.Services[0].Linger = LingerTCP },
+		"everything": func(s *Spec) {
+			s.VIPs = append(s.VIPs, netip.MustParseAddr("10.77.0.101"))
+			withEverything(s)
 		},
 	}
 	for name, change := range specs {
@@ -65,9 +73,31 @@ func TestLibraryAppliesWhatStringPrints(t *testing.T) {
 			// The listing with elements, too, is what nft makes of the same elements.
 			commit(t, f, Change{Bucket: 3, State: node.Own}, Change{Bucket: 4, State: node.Adopt}, Change{Bucket: 5, State: node.Linger})
 			service := s.Services[0]
-			elements := " " + bucketMapName(service) + " { 3 : goto " + stateChain(service, node.Own) + ", 4 : goto " + stateChain(service, node.Adopt) + " }"
-			run(t, byText, "nft add element netdev peervip"+elements)
-			run(t, byText, "nft add element inet peervip"+elements)
+			elements := " " + bucketMapName(service) + " { 3 : goto " + stateChain(service, node.Own) + ", 4 : goto " + stateChain(service, node.Adopt)
+			if service.Linger != LingerNone {
+				elements += ", 5 : goto " + stateChain(service, node.Linger)
+				run(t, byText, "nft add element inet peervip "+movingSet(service)+" { 4, 5 }")
+			}
+			run(t, byText, "nft add element netdev peervip"+elements+" }")
+			run(t, byText, "nft add element inet peervip"+elements+" }")
+			if s.BeaconPort != 0 {
+				if err := f.SetPeers([]netip.Addr{netip.MustParseAddr("10.77.0.2")}); err != nil {
+					t.Fatal(err)
+				}
+				run(t, byText, "nft add element netdev peervip peers { 10.77.0.2 }")
+			}
+			if s.lists() {
+				client := clientIn(s, 4)
+				flow := Flow{Client: netip.AddrPortFrom(client, 1234), VIP: netip.AddrPortFrom(vip, 443), Protocol: unix.IPPROTO_UDP}
+				portless := Flow{Client: netip.AddrPortFrom(client, 0), VIP: netip.AddrPortFrom(vip, 0), Protocol: unix.IPPROTO_GRE}
+				if _, err := f.Apply(Transaction{List: []Flow{flow, portless}}); err != nil {
+					t.Fatal(err)
+				}
+				for _, family := range []string{"netdev", "inet"} {
+					run(t, byText, fmt.Sprintf("nft add element %s peervip listed { udp . %s . 1234 . %s . 443 }", family, client, vip))
+					run(t, byText, fmt.Sprintf("nft add element %s peervip listed_portless { gre . %s . %s }", family, client, vip))
+				}
+			}
 			if diff := cmp.Diff(listing(ruleset(t, byText)), listing(ruleset(t, byLibrary))); diff != "" {
 				t.Errorf("after a commit nft -f (-) and the library (+) differ:\n%s", diff)
 			}
@@ -94,6 +124,13 @@ func TestCompileNamesTheWrongField(t *testing.T) {
 		`services: the name "Web_1": use`:        func(s *Spec) { s.Services[0].Name = "Web_1" },
 		`gossip port: it is not set`:             func(s *Spec) { s.GossipPort = 0 },
 		`services: the name "a; flush": use low`: func(s *Spec) { s.Services[0].Name = "a; flush" },
+		`services: other: there is no Linger(3)`: func(s *Spec) { s.Services[0].Linger = 3 },
+		`beacon port: 7946 is the gossip port`:   func(s *Spec) { s.BeaconPort = gossipPort },
+		`lease: 500µs: the kernel takes whole`:   func(s *Spec) { withEverything(s); s.Lease = 500 * time.Microsecond },
+		`lease: -1s: the kernel takes whole`:     func(s *Spec) { withEverything(s); s.Lease = -time.Second },
+		`lease: 1.5ms: the kernel takes whole`:   func(s *Spec) { withEverything(s); s.Lease = 1500 * time.Microsecond },
+		`beacon port: it is not set, and`:        func(s *Spec) { withEverything(s); s.BeaconPort = 0 },
+		`lease mark: 0 is`:                       func(s *Spec) { withEverything(s); s.LeaseMark = 0 },
 	} {
 		s := testSpec()
 		change(&s)

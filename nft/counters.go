@@ -2,6 +2,7 @@ package nft
 
 import (
 	"fmt"
+	"net/netip"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -28,6 +29,13 @@ type Counters struct {
 	// ForeignMAC came to a VIP by the interface but not to the cluster MAC: a
 	// client or router holds a stale neighbour entry and bypasses the buckets.
 	ForeignMAC Counter
+	// Unleased came for buckets that this node had, or in fragments, when it had no
+	// lease, and were dropped.
+	Unleased Counter
+	// ResetsHeld were on their way from a VIP to a client whose bucket moves, for a
+	// connection that its handshake has not completed, and were dropped.
+	ResetsHeld Counter
+	Beacons    BeaconCounters
 	// GuardUnmarked came to a VIP past all other rules; GuardForwarded this node
 	// would have routed back to the wire. The guard dropped both. They start from
 	// 0 also when EnsureGuard puts the guard back.
@@ -37,10 +45,35 @@ type Counters struct {
 // ServiceCounters count the packets of one service.
 type ServiceCounters struct {
 	Accepted map[node.State]Counter // by the state of the packet's bucket
-	Dropped  Counter                // of buckets that this node does not own
+	// Refused were left to another node while their bucket moved: in Adopt to the
+	// old owner, in Linger to the new one. Only of a service whose flows linger.
+	Refused map[node.State]Counter
+	Dropped Counter // of buckets that this node does not own
 }
 
-// Accepted is the sum over all services and states, and the ICMP errors.
+// BeaconCounters count the beacons that came to this node.
+type BeaconCounters struct {
+	// BySource were accepted, from the addresses of SetPeers.
+	BySource map[netip.Addr]Counter
+	// Unknown were accepted from other addresses, Excess came too fast from there
+	// and were dropped.
+	Unknown, Excess Counter
+	// Foreign were dropped: they came through a router (their TTL says so), in
+	// fragments, or not to the cluster MAC.
+	Foreign Counter
+}
+
+// Accepted is the sum over all sources.
+func (c BeaconCounters) Accepted() Counter {
+	sum := c.Unknown
+	for _, b := range c.BySource {
+		sum = sum.plus(b)
+	}
+	return sum
+}
+
+// Accepted is the sum over all services and states, and the ICMP errors; beacons
+// are not in it.
 func (c Counters) Accepted() Counter {
 	sum := c.ICMPErrors
 	for _, s := range c.Services {
@@ -51,11 +84,15 @@ func (c Counters) Accepted() Counter {
 	return sum
 }
 
-// Dropped is the sum of all that was dropped, the guard's included.
+// Dropped is the sum of all that came and was dropped, by the guard too; beacons
+// are not in it.
 func (c Counters) Dropped() Counter {
-	sum := c.FragmentsDropped.plus(c.GuardUnmarked).plus(c.GuardForwarded)
+	sum := c.FragmentsDropped.plus(c.Unleased).plus(c.GuardUnmarked).plus(c.GuardForwarded)
 	for _, s := range c.Services {
 		sum = sum.plus(s.Dropped)
+		for _, r := range s.Refused {
+			sum = sum.plus(r)
+		}
 	}
 	return sum
 }
@@ -63,11 +100,8 @@ func (c Counters) Dropped() Counter {
 // Counters reads all counters from the kernel.
 func (f *Filter) Counters() (Counters, error) {
 	const doing = "reading packet counters"
-	if f.conn == nil {
-		return Counters{}, fmt.Errorf("%s: %w", doing, ErrClosed)
-	}
-	if f.committed == nil {
-		return Counters{}, fmt.Errorf("%s: %w", doing, ErrGone)
+	if err := f.usable(); err != nil {
+		return Counters{}, fmt.Errorf("%s: %w", doing, err)
 	}
 	sums := map[string]Counter{} // of the tables: packets and reassembled datagrams
 	for _, t := range f.rules.tables {
@@ -93,15 +127,41 @@ func (f *Filter) Counters() (Counters, error) {
 		Fragments:        sums[counterFragments],
 		FragmentsDropped: sums[counterFragmentsDropped],
 		ForeignMAC:       sums[counterForeignMAC],
-		GuardUnmarked:    sums[counterUnmarked],
-		GuardForwarded:   sums[counterForwarded],
+		Unleased:         sums[counterUnleased],
+		ResetsHeld:       sums[counterResetsHeld],
+		Beacons: BeaconCounters{
+			Unknown: sums[counterBeaconsUnknown],
+			Excess:  sums[counterBeaconsExcess],
+			Foreign: sums[counterBeaconsForeign],
+		},
+		GuardUnmarked:  sums[counterUnmarked],
+		GuardForwarded: sums[counterForwarded],
 	}
 	for _, s := range f.rules.spec.Services {
-		c := ServiceCounters{map[node.State]Counter{}, sums[droppedCounter(s)]}
-		for _, state := range acceptingStates {
+		c := ServiceCounters{Accepted: map[node.State]Counter{}, Dropped: sums[droppedCounter(s)]}
+		for _, state := range s.states() {
 			c.Accepted[state] = sums[stateChain(s, state)]
+			if refuses(s, state) {
+				if c.Refused == nil {
+					c.Refused = map[node.State]Counter{}
+				}
+				c.Refused[state] = sums[refusedCounter(s, state)]
+			}
 		}
 		all.Services = append(all.Services, c)
+	}
+	if f.rules.spec.BeaconPort == 0 {
+		return all, nil
+	}
+	peers, err := f.conn.GetSetElements(peersOf().library(f.rules.tables[0].library()))
+	if err != nil {
+		return Counters{}, fmt.Errorf("%s of peers: %w", doing, err)
+	}
+	all.Beacons.BySource = make(map[netip.Addr]Counter, len(peers))
+	for _, p := range peers {
+		if addr, ok := netip.AddrFromSlice(p.Key); ok && p.Counter != nil {
+			all.Beacons.BySource[addr] = Counter{p.Counter.Packets, p.Counter.Bytes}
+		}
 	}
 	return all, nil
 }

@@ -3,6 +3,7 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -21,6 +22,8 @@ var (
 	ErrGone = errors.New("the packet filter's tables are gone from the kernel")
 	// ErrUncertain says that the kernel's answer to a transaction was lost.
 	ErrUncertain = errors.New("the kernel's answer was lost")
+	// ErrLate says that the lease was armed later than it may be.
+	ErrLate = errors.New("the lease was armed too late")
 )
 
 const (
@@ -35,13 +38,6 @@ const (
 	receiveLimit = 8 << 20
 )
 
-// Change is the wish to have a bucket in a state.
-type Change struct {
-	Service int // index into Spec.Services
-	Bucket  int
-	State   node.State
-}
-
 // states are the states of all buckets, by service and bucket.
 type states [][]node.State
 
@@ -52,9 +48,27 @@ type Filter struct {
 	conn      *nftables.Conn // nil when closed
 	port      uint32         // the connection's netlink port, by which the kernel names owners
 	rules     Ruleset
-	committed states // what the kernel has; nil until Install
-	uncertain bool   // the kernel may have something else than committed
+	contents       // what the kernel has
+	uncertain bool // the kernel may have other buckets and lists
 	guard     guardPrint
+}
+
+// contents are what the tables hold beside the rules.
+type contents struct {
+	committed states              // nil until Install
+	listed    lists               // of buckets in Adopt and Linger
+	peers     map[netip.Addr]bool // nil: perhaps something else
+}
+
+// usable says why the filter cannot be used, if it cannot.
+func (f *Filter) usable() error {
+	switch {
+	case f.conn == nil:
+		return ErrClosed
+	case f.committed == nil:
+		return ErrGone
+	}
+	return nil
 }
 
 // Open connects to the packet filter of the network namespace that the calling
@@ -86,7 +100,7 @@ func prepareSocket(c *netlink.Conn) error {
 }
 
 // Install puts the rules into the kernel, in one transaction, with every bucket
-// in state none. Rules of an earlier Install, an abandoned guard, and tables of
+// in state none, no peers and no lease. Rules of an earlier Install, an abandoned guard, and tables of
 // our name that nobody owns are replaced. If another agent owns the tables it
 // waits a moment for that agent to be gone, then says so and has changed nothing.
 //
@@ -97,21 +111,21 @@ func (f *Filter) Install(rules Ruleset) error {
 	for i := range none {
 		none[i] = make([]node.State, rules.spec.Layout.Buckets)
 	}
-	return f.install(rules, none)
+	return f.install(rules, contents{committed: none, listed: lists{}, peers: map[netip.Addr]bool{}})
 }
 
 // Reinstall puts the same rules into the kernel again, in one transaction, with
-// the buckets in the states last committed; the counters start from 0. It is for
-// an interface that was deleted and made again: the kernel may have removed the
-// chain with it.
+// the buckets in the states last committed, and the listed flows and peers; the
+// counters start from 0, and there is no lease. It is for an interface that was
+// deleted and made again: the kernel may have removed the chain with it.
 func (f *Filter) Reinstall() error {
 	if f.committed == nil {
 		return fmt.Errorf("reinstalling the packet filter: %w", ErrGone)
 	}
-	return f.install(f.rules, f.committed)
+	return f.install(f.rules, f.contents)
 }
 
-func (f *Filter) install(rules Ruleset, buckets states) error {
+func (f *Filter) install(rules Ruleset, with contents) error {
 	const doing = "installing the packet filter"
 	if f.conn == nil {
 		return fmt.Errorf("%s: %w", doing, ErrClosed)
@@ -126,7 +140,7 @@ func (f *Filter) install(rules Ruleset, buckets states) error {
 			f.conn.DelTable(t)
 		}
 		for _, t := range rules.tables {
-			if guard, err = t.create(f.conn, buckets); err != nil { // the guard is the last
+			if guard, err = t.create(f.conn, with); err != nil { // the guard is the last
 				return err
 			}
 		}
@@ -138,7 +152,7 @@ func (f *Filter) install(rules Ruleset, buckets states) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
-	f.rules, f.committed, f.uncertain = rules, buckets, false
+	f.rules, f.contents, f.uncertain = rules, with, false
 	f.guard = printOf(guard)
 	return nil
 }
@@ -176,148 +190,6 @@ type errOwned struct {
 
 func (e errOwned) Error() string {
 	return fmt.Sprintf("another peervip agent runs on this host: netlink port %d (often its process id) owns table %s: stop it first, or run this one in a network namespace of its own", e.port, e.table)
-}
-
-type move struct {
-	service, bucket int
-	from, to        node.State
-}
-
-// Commit moves buckets to their new states in one transaction over all tables.
-// A bucket named twice gets the later state. After an error nothing has changed,
-// in the kernel and in what the Filter holds for true, with one exception:
-// ErrUncertain, when the kernel's answer was lost; then the next Commit rewrites
-// every bucket.
-func (f *Filter) Commit(changes []Change) error {
-	doing := fmt.Sprintf("committing %d bucket changes", len(changes))
-	if f.conn == nil {
-		return fmt.Errorf("%s: %w", doing, ErrClosed)
-	}
-	if f.committed == nil {
-		return fmt.Errorf("%s: %w", doing, ErrGone)
-	}
-	moves, err := f.moves(changes)
-	if err != nil {
-		return fmt.Errorf("%s: %w", doing, err)
-	}
-	if len(moves) == 0 && !f.uncertain {
-		return nil
-	}
-	next := f.committed
-	if f.uncertain {
-		next = f.committed.after(moves)
-	}
-	err = f.transact(func() error { return f.queue(moves, next) })
-	switch {
-	case err == nil:
-	case errors.Is(err, ErrUncertain):
-		f.uncertain = true
-		return fmt.Errorf("%s: %w", doing, err)
-	case errors.Is(err, unix.ENOENT):
-		return fmt.Errorf("%s: %w: %w", doing, ErrGone, err)
-	default:
-		return fmt.Errorf("%s: %w", doing, err)
-	}
-	for _, m := range moves {
-		f.committed[m.service][m.bucket] = m.to
-	}
-	f.uncertain = false
-	return nil
-}
-
-// queue queues the moves for every map; when it is not certain what the maps
-// hold, it empties them and fills them with next.
-func (f *Filter) queue(moves []move, next states) error {
-	for _, t := range f.rules.tables {
-		lib := t.library()
-		for _, m := range t.maps {
-			if !f.uncertain {
-				if err := m.move(f.conn, lib, moves); err != nil {
-					return err
-				}
-				continue
-			}
-			set := m.library(lib)
-			f.conn.FlushSet(set)
-			if err := f.conn.SetAddElements(set, m.elements(next[m.service])); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// moves returns the changes that change something, each bucket once.
-func (f *Filter) moves(changes []Change) ([]move, error) {
-	type key struct{ service, bucket int }
-	last := make(map[key]node.State, len(changes))
-	for _, c := range changes {
-		if c.Service < 0 || c.Service >= len(f.committed) {
-			return nil, fmt.Errorf("there is no service %d", c.Service)
-		}
-		if c.Bucket < 0 || c.Bucket >= len(f.committed[c.Service]) {
-			return nil, fmt.Errorf("service %s has no bucket %d", f.rules.spec.Services[c.Service].Name, c.Bucket)
-		}
-		if c.State > node.Linger {
-			return nil, fmt.Errorf("bucket %d: there is no %s", c.Bucket, c.State)
-		}
-		last[key{c.Service, c.Bucket}] = c.State
-	}
-	moves := make([]move, 0, len(last))
-	for k, to := range last {
-		if from := f.committed[k.service][k.bucket]; from != to {
-			moves = append(moves, move{k.service, k.bucket, from, to})
-		}
-	}
-	return moves, nil
-}
-
-func (s states) after(moves []move) states {
-	next := make(states, len(s))
-	for i := range s {
-		next[i] = slices.Clone(s[i])
-	}
-	for _, m := range moves {
-		next[m.service][m.bucket] = m.to
-	}
-	return next
-}
-
-// transact builds a transaction and commits it, again and again while only a
-// passing obstacle is in the way.
-func (f *Filter) transact(build func() error) error {
-	deadline := time.Now().Add(patience)
-	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
-		err := build()
-		passing := errors.As(err, new(errOwned))
-		// Flush also forgets what was queued, and sends nothing after a builder's error.
-		if flushErr := f.conn.Flush(); err == nil {
-			// EPERM and EEXIST: tables that appeared after they were listed.
-			err = explain(flushErr)
-			passing = errors.Is(err, unix.ENFILE) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EEXIST)
-		}
-		if err == nil || !passing || time.Now().After(deadline) {
-			return err
-		}
-		time.Sleep(wait)
-	}
-}
-
-// explain tells the kernel's refusal of a transaction, which changes nothing,
-// from an answer that was lost on the way.
-func explain(err error) error {
-	var op *netlink.OpError
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, unix.EBADF), errors.Is(err, unix.ENOTSOCK):
-		return fmt.Errorf("%w: the netlink connection that owns them is dead: %w", ErrGone, err)
-	case errors.Is(err, unix.ENFILE):
-		return fmt.Errorf("the kernel has not yet freed the elements deleted before: %w", err)
-	case errors.As(err, &op) && op.Op == "receive" && op.Sequence == 0:
-		return fmt.Errorf("%w: %w", ErrUncertain, err)
-	}
-	return err
 }
 
 // State returns the bucket's state as last committed. It is an error of the

@@ -123,7 +123,7 @@ func TestAFailedCommitChangesNothing(t *testing.T) {
 
 	// The second map no longer has an element that the transaction will delete.
 	inetMap := f.rules.tables[1].maps[0].library(f.rules.tables[1].library())
-	if err := errors.Join(f.conn.SetDeleteElements(inetMap, []nftables.SetElement{bucketElement(2, "")}), f.conn.Flush()); err != nil {
+	if err := errors.Join(f.conn.SetDeleteElements(inetMap, []nftables.SetElement{bucketMap{}.element(2, "")}), f.conn.Flush()); err != nil {
 		t.Fatal(err)
 	}
 	err := f.Commit([]Change{{Bucket: 1, State: node.None}, {Bucket: 2, State: node.None}, {Bucket: 3, State: node.Own}})
@@ -135,7 +135,7 @@ func TestAFailedCommitChangesNothing(t *testing.T) {
 			t.Errorf("bucket %d is held to be %s, want %s", b, got, want)
 		}
 	}
-	if err := errors.Join(f.conn.SetAddElements(inetMap, []nftables.SetElement{bucketElement(2, "own_other")}), f.conn.Flush()); err != nil {
+	if err := errors.Join(f.conn.SetAddElements(inetMap, []nftables.SetElement{bucketMap{}.element(2, "own_other")}), f.conn.Flush()); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(before, ruleset(t, ns)); diff != "" {
@@ -151,7 +151,7 @@ func TestAfterALostAnswerTheNextCommitRewritesAll(t *testing.T) {
 	// What the kernel may have after a lost answer: other elements than believed.
 	m := f.rules.tables[0].maps[0].library(f.rules.tables[0].library())
 	f.conn.FlushSet(m)
-	if err := errors.Join(f.conn.SetAddElements(m, []nftables.SetElement{bucketElement(9, "own_other")}), f.conn.Flush()); err != nil {
+	if err := errors.Join(f.conn.SetAddElements(m, []nftables.SetElement{bucketMap{}.element(9, "own_other")}), f.conn.Flush()); err != nil {
 		t.Fatal(err)
 	}
 	f.uncertain = true
@@ -174,7 +174,7 @@ func TestAFullMapIsTriedAgain(t *testing.T) {
 	tries := 0
 	err := f.transact(func() error {
 		tries++
-		elements := []nftables.SetElement{bucketElement(1, "c"), bucketElement(2, "c")}
+		elements := []nftables.SetElement{bucketMap{}.element(1, "c"), bucketMap{}.element(2, "c")}
 		if tries == 3 {
 			elements = elements[:1]
 		}
@@ -183,7 +183,7 @@ func TestAFullMapIsTriedAgain(t *testing.T) {
 	if err != nil || tries != 3 {
 		t.Errorf("after %d tries: %v", tries, err)
 	}
-	err = f.transact(func() error { return f.conn.SetAddElements(small, []nftables.SetElement{bucketElement(2, "c")}) })
+	err = f.transact(func() error { return f.conn.SetAddElements(small, []nftables.SetElement{bucketMap{}.element(2, "c")}) })
 	if !errors.Is(err, unix.ENFILE) || !strings.Contains(err.Error(), "not yet freed") {
 		t.Errorf("a map that stays full: %v", err)
 	}

@@ -26,11 +26,8 @@ func printOf(rules []*nftables.Rule) guardPrint {
 // called every second. The counters of a guard put back start from 0.
 func (f *Filter) EnsureGuard() (restored bool, err error) {
 	const doing = "keeping the guard in place"
-	if f.conn == nil {
-		return false, fmt.Errorf("%s: %w", doing, ErrClosed)
-	}
-	if f.committed == nil {
-		return false, fmt.Errorf("%s: %w", doing, ErrGone)
+	if err := f.usable(); err != nil {
+		return false, fmt.Errorf("%s: %w", doing, err)
 	}
 	guard := f.rules.tables[len(f.rules.tables)-1]
 	whole, err := f.guardIsWhole(guard)
@@ -49,7 +46,7 @@ func (f *Filter) EnsureGuard() (restored bool, err error) {
 		for _, t := range old {
 			f.conn.DelTable(t)
 		}
-		rules, err = guard.create(f.conn, nil)
+		rules, err = guard.create(f.conn, contents{})
 		return err
 	})
 	if err != nil {

@@ -63,6 +63,8 @@ var (
 const (
 	otherMAC   = "01:00:5e:7f:00:65"
 	gossipPort = 7946
+	beaconPort = 7947
+	leaseMark  = 0x7076
 )
 
 func testSpec() Spec {
@@ -76,12 +78,32 @@ func testSpec() Spec {
 	}
 }
 
+// withEverything has all that a spec can have: lingering, beacons, a lease.
+func withEverything(s *Spec) {
+	s.Services[0].Linger = LingerAll
+	s.BeaconPort, s.Lease, s.LeaseMark = beaconPort, 120*time.Millisecond, leaseMark
+}
+
+// clientIn returns an address whose bucket it is.
+func clientIn(s Spec, bucket int) netip.Addr {
+	for a := clientAddr(0); ; a = a.Next() {
+		if s.Layout.Bucket(a) == bucket {
+			return a
+		}
+	}
+}
+
 func allBuckets(s Spec, state node.State) []Change {
 	changes := make([]Change, s.Layout.Buckets)
 	for b := range changes {
 		changes[b] = Change{Bucket: b, State: state}
 	}
 	return changes
+}
+
+func sorted(s []string) []string {
+	slices.Sort(s)
+	return s
 }
 
 func must[T any](v T, err error) T {

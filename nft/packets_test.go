@@ -12,9 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
-	"github.com/mdlayher/packet"
-	"golang.org/x/sys/unix"
 
+	"github.com/peervip/peervip/e2e/lab"
 	"github.com/peervip/peervip/node"
 )
 
@@ -229,7 +228,7 @@ func TestICMPErrorsReachEveryNode(t *testing.T) {
 	w := newWire(t, 2)
 	filters := []*Filter{installed(t, w.nodes[0], s), installed(t, w.nodes[1], s)} // nobody owns anything
 	for _, kind := range []uint8{layers.ICMPv4TypeDestinationUnreachable, layers.ICMPv4TypeTimeExceeded, layers.ICMPv4TypeParameterProblem, layers.ICMPv4TypeEchoRequest} {
-		w.sendFrame(vipMAC, &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(kind, 0)}, gopacket.Payload(make([]byte, 36)))
+		w.send(packetTo{protocol: layers.IPProtocolICMPv4}, &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(kind, 0)}, gopacket.Payload(make([]byte, 36)))
 	}
 	for i, f := range filters {
 		eventually(t, fmt.Sprintf("node %d has seen all four", i), func() bool {
@@ -239,34 +238,6 @@ func TestICMPErrorsReachEveryNode(t *testing.T) {
 		if c := counters(t, f); c.GuardUnmarked.Packets != 0 {
 			t.Errorf("node %d: the guard dropped %+v", i, c.GuardUnmarked)
 		}
-	}
-}
-
-// sendFrame sends one IPv4 packet from the client's first address to the VIP.
-func (w *wire) sendFrame(mac net.HardwareAddr, content ...gopacket.SerializableLayer) {
-	w.t.Helper()
-	err := w.client.Do(func() error {
-		link, err := net.InterfaceByName("eth0")
-		if err != nil {
-			return err
-		}
-		conn, err := packet.Listen(link, packet.Raw, unix.ETH_P_IP, nil)
-		if err != nil {
-			return err
-		}
-		stack := append([]gopacket.SerializableLayer{
-			&layers.Ethernet{SrcMAC: link.HardwareAddr, DstMAC: mac, EthernetType: layers.EthernetTypeIPv4},
-			&layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolICMPv4, SrcIP: clientAddr(0).AsSlice(), DstIP: vip.AsSlice()},
-		}, content...)
-		buf := gopacket.NewSerializeBuffer()
-		if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, stack...); err != nil {
-			return errors.Join(err, conn.Close())
-		}
-		_, err = conn.WriteTo(buf.Bytes(), &packet.Addr{HardwareAddr: mac})
-		return errors.Join(err, conn.Close())
-	})
-	if err != nil {
-		w.t.Fatal(err)
 	}
 }
 
@@ -303,21 +274,8 @@ func TestGossipIsNotTracked(t *testing.T) {
 	w := newWire(t, 2)
 	installed(t, w.nodes[0], s)
 	installed(t, w.nodes[1], s)
-	err := w.nodes[0].Do(func() error {
-		for _, port := range []int{gossipPort, gossipPort + 1} {
-			conn, err := net.DialUDP("udp4", &net.UDPAddr{Port: port}, &net.UDPAddr{IP: net.IP{10, 77, 0, 2}, Port: port})
-			if err != nil {
-				return err
-			}
-			_, err = conn.Write([]byte("hello"))
-			if err = errors.Join(err, conn.Close()); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
+	for _, port := range []int{gossipPort, gossipPort + 1} {
+		sendsUDP(t, w.nodes[0], port, "10.77.0.2", port)
 	}
 	for i, ns := range w.nodes {
 		var tracked string
@@ -328,6 +286,22 @@ func TestGossipIsNotTracked(t *testing.T) {
 		if strings.Contains(tracked, fmt.Sprintf("dport=%d ", gossipPort)) {
 			t.Errorf("node %d tracks gossip:\n%s", i, tracked)
 		}
+	}
+}
+
+// sendsUDP sends one datagram from the namespace.
+func sendsUDP(t testing.TB, ns *lab.Namespace, from int, to string, port int) {
+	t.Helper()
+	err := ns.Do(func() error {
+		conn, err := net.DialUDP("udp4", &net.UDPAddr{Port: from}, &net.UDPAddr{IP: net.ParseIP(to), Port: port})
+		if err != nil {
+			return err
+		}
+		_, err = conn.Write([]byte("hello"))
+		return errors.Join(err, conn.Close())
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

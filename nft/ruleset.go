@@ -8,6 +8,7 @@ package nft
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/google/nftables"
 
@@ -47,25 +48,38 @@ type table struct {
 
 func (t table) String() string { return fmt.Sprintf("%s %s", t.family, t.name) }
 
-// set is a constant set of values to match.
+// set is a set of values to match. One without a size is constant: its elements
+// are made with it, and nobody can change them.
 type set struct {
 	name     string
 	typ      nftables.SetDatatype
 	elements []element
+	size     int // the most elements; those deleted a moment ago still count
+	// Each element counts the packets that match it.
+	counter bool
+	// Packets prolong elements, which last so long.
+	timeout time.Duration
 }
 
+// element of a set; in one whose elements name chains, which is a verdict map, it
+// sends packets there.
 type element struct {
-	text string
-	key  []byte
+	text  string
+	key   []byte
+	chain string
 }
 
-// bucketMap sends the packets of a bucket to the chain of the bucket's state.
-// A bucket whose state has no chain here has no element.
+func (s set) isMap() bool { return len(s.elements) > 0 && s.elements[0].chain != "" }
+
+// bucketMap holds buckets by their state: it sends the packets of each to the
+// chain of its state. A bucket whose state has no chain here has no element.
 type bucketMap struct {
 	name    string
 	service int // index into Spec.Services
 	buckets int
 	chains  map[node.State]string
+	// It is a set: a bucket is in it if its state has a chain, whichever it is.
+	set bool
 }
 
 // capacity is what the map is declared for. Elements deleted a moment ago count
@@ -88,19 +102,21 @@ type hook struct {
 type hookPoint string
 
 const (
-	ingress    hookPoint = "ingress"
-	egress     hookPoint = "egress"
-	prerouting hookPoint = "prerouting"
-	forward    hookPoint = "forward"
-	output     hookPoint = "output"
+	ingress     hookPoint = "ingress"
+	egress      hookPoint = "egress"
+	prerouting  hookPoint = "prerouting"
+	forward     hookPoint = "forward"
+	output      hookPoint = "output"
+	postrouting hookPoint = "postrouting"
 )
 
 var libraryHook = map[hookPoint]*nftables.ChainHook{
-	ingress:    nftables.ChainHookIngress,
-	egress:     nftables.ChainHookEgress,
-	prerouting: nftables.ChainHookPrerouting,
-	forward:    nftables.ChainHookForward,
-	output:     nftables.ChainHookOutput,
+	ingress:     nftables.ChainHookIngress,
+	egress:      nftables.ChainHookEgress,
+	prerouting:  nftables.ChainHookPrerouting,
+	forward:     nftables.ChainHookForward,
+	output:      nftables.ChainHookOutput,
+	postrouting: nftables.ChainHookPostrouting,
 }
 
 // String prints the rules as `nft -f` takes them. Applied that way they do the
@@ -124,17 +140,16 @@ func (t table) print(b *strings.Builder) {
 		fmt.Fprintf(b, "\tcounter %s {\n\t}\n", name)
 	}
 	for _, s := range t.sets {
-		texts := make([]string, len(s.elements))
-		for i, e := range s.elements {
-			texts[i] = e.text
-		}
-		fmt.Fprintf(b, "\tset %s {\n\t\ttype %s\n\t\tflags constant\n\t\telements = { %s }\n\t}\n",
-			s.name, s.typ.Name, strings.Join(texts, ", "))
+		s.print(b)
 	}
 	for _, m := range t.maps {
+		kind, value := "map", " : verdict"
+		if m.set {
+			kind, value = "set", ""
+		}
 		// nft has no name for the type of a hash; a number below M is of the same one.
-		fmt.Fprintf(b, "\tmap %s {\n\t\ttypeof numgen inc mod %d : verdict\n\t\tsize %d\n\t}\n",
-			m.name, m.buckets, m.capacity())
+		fmt.Fprintf(b, "\t%s %s {\n\t\ttypeof numgen inc mod %d%s\n\t\tsize %d\n\t}\n",
+			kind, m.name, m.buckets, value, m.capacity())
 	}
 	for _, c := range t.chains {
 		fmt.Fprintf(b, "\tchain %s {\n", c.name)
@@ -151,4 +166,34 @@ func (t table) print(b *strings.Builder) {
 		b.WriteString("\t}\n")
 	}
 	b.WriteString("}\n")
+}
+
+func (s set) print(b *strings.Builder) {
+	kind, value := "set", ""
+	if s.isMap() {
+		kind, value = "map", " : verdict"
+	}
+	fmt.Fprintf(b, "\t%s %s {\n\t\ttype %s%s\n", kind, s.name, s.typ.Name, value)
+	switch {
+	case s.size == 0:
+		b.WriteString("\t\tflags constant\n")
+	case s.timeout > 0:
+		fmt.Fprintf(b, "\t\tsize %d\n\t\tflags dynamic,timeout\n", s.size)
+	default:
+		fmt.Fprintf(b, "\t\tsize %d\n", s.size)
+	}
+	if s.counter {
+		b.WriteString("\t\tcounter\n")
+	}
+	if len(s.elements) > 0 {
+		texts := make([]string, len(s.elements))
+		for i, e := range s.elements {
+			texts[i] = e.text
+			if e.chain != "" {
+				texts[i] += " : goto " + e.chain
+			}
+		}
+		fmt.Fprintf(b, "\t\telements = { %s }\n", strings.Join(texts, ", "))
+	}
+	b.WriteString("\t}\n")
 }

@@ -31,6 +31,7 @@ type wire struct {
 	hub    *lab.Namespace
 	client *lab.Namespace
 	nodes  []*lab.Namespace
+	ports  map[*lab.Namespace]packetPort
 }
 
 // clientAddr is the i-th of the client's addresses: 10.77.1.1 and so on.
@@ -42,7 +43,7 @@ const clientAddrs = 12
 // and echo servers on it that answer with the node's number.
 func newWire(t testing.TB, nodes int) *wire {
 	t.Helper()
-	w := &wire{t: t, hub: namespace(t, "h"), client: namespace(t, "c")}
+	w := &wire{t: t, hub: namespace(t, "h"), client: namespace(t, "c"), ports: map[*lab.Namespace]packetPort{}}
 	ip(t, w.hub, "link add br0 type bridge mcast_snooping 0", "link set br0 up")
 	w.plug(w.client, "c0")
 	for i := range clientAddrs {

@@ -1,0 +1,141 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+)
+
+// Beacons come by the path of a client's packets and are for every node, whatever
+// bucket their source has and whether or not it holds its lease. They must come
+// from this segment: a router would have lowered the TTL, as for VRRP (RFC 9568
+// 5.1.1.3, 8). Who is a peer the agent says; the first beacons of another one are
+// accepted too, since it may be about to join, but not many.
+const (
+	peerSet      = "peers"
+	beaconChain  = "beacons"
+	fromNeighbor = 255 // the TTL of what came through no router
+
+	counterBeaconsUnknown = "beacons_unknown"
+	counterBeaconsExcess  = "beacons_excess"
+	counterBeaconsForeign = "beacons_foreign"
+
+	// From all unknown sources together; a peer at the fastest sends 200.
+	strangerRate  = 1000 // packets a second
+	strangerBurst = 1000
+
+	// PeerLimit is the most peers that SetPeers takes.
+	PeerLimit = 256
+)
+
+// toBeacons sends beacons to their chain.
+func toBeacons(s Spec) []rule {
+	if s.BeaconPort == 0 {
+		return nil
+	}
+	return []rule{isBeacon(s).then(rule{gotoChain(beaconChain)})}
+}
+
+// isBeacon matches a packet for a VIP that is a beacon.
+func isBeacon(s Spec) rule {
+	if len(s.VIPs) == 1 {
+		return rule{udpTo(s.BeaconPort)}
+	}
+	return rule{udpTo(s.BeaconPort), ipDst(s.VIPs[0])}
+}
+
+func (r rule) then(more rule) rule { return append(slices.Clone(r), more...) }
+
+// withBeacons adds the chain for beacons.
+func withBeacons(t table, s Spec) table {
+	if s.BeaconPort == 0 {
+		return t
+	}
+	t.counters = append(t.counters, counterBeaconsUnknown, counterBeaconsExcess, counterBeaconsForeign)
+	t.sets = append(t.sets, peersOf())
+	t.chains = append(t.chains, chain{beaconChain, nil, []rule{
+		{ttl(isNot, fromNeighbor), count(counterBeaconsForeign), drop()},
+		{ipSrcIn(peerSet), setPktType("host"), accept()},
+		{upTo(strangerRate, strangerBurst), count(counterBeaconsUnknown), setPktType("host"), accept()},
+		{count(counterBeaconsExcess), drop()},
+	}})
+	return t
+}
+
+// arrivedBeacons are the rules for beacons that come to the stack: the cluster's
+// must not need room in the conntrack table. What came in pieces, or to a NIC's
+// own MAC address, has not been looked at and is none.
+func arrivedBeacons(s Spec) []rule {
+	if s.BeaconPort == 0 {
+		return nil
+	}
+	beacon := isBeacon(s)
+	return []rule{
+		beacon.then(rule{notMarkedHost(), count(counterBeaconsForeign), drop()}),
+		beacon.then(rule{etherDst(isNot, s.ClusterMAC), count(counterBeaconsForeign), drop()}),
+		beacon.then(rule{notrack()}),
+	}
+}
+
+func peersOf() set {
+	return set{name: peerSet, typ: nftables.TypeIPAddr, size: 4 * PeerLimit, counter: true}
+}
+
+// SetPeers says from which addresses beacons come: those of the other nodes, and
+// this node's own too, if it wants those counted that come back to it. What is
+// counted by source goes on for an address that stays.
+func (f *Filter) SetPeers(addrs []netip.Addr) error {
+	doing := fmt.Sprintf("setting %d peers", len(addrs))
+	if err := f.usable(); err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	if f.rules.spec.BeaconPort == 0 {
+		return fmt.Errorf("%s: the rules were made without a beacon port", doing)
+	}
+	wanted := map[netip.Addr]bool{}
+	for _, a := range addrs {
+		if !a.Is4() {
+			return fmt.Errorf("%s: %s is not an IPv4 address", doing, a)
+		}
+		wanted[a] = true
+	}
+	if len(wanted) > PeerLimit {
+		return fmt.Errorf("%s: there is room for %d", doing, PeerLimit)
+	}
+	if f.peers != nil && maps.Equal(wanted, f.peers) {
+		return nil
+	}
+	err := f.transact(func() error {
+		peers := peersOf().library(f.rules.tables[0].library())
+		if f.peers == nil {
+			f.conn.FlushSet(peers)
+		}
+		if err := f.conn.SetDeleteElements(peers, peerElements(f.peers, wanted)); err != nil {
+			return err
+		}
+		return f.conn.SetAddElements(peers, peerElements(wanted, f.peers))
+	})
+	if errors.Is(err, ErrUncertain) {
+		f.peers = nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	f.peers = wanted
+	return nil
+}
+
+// peerElements are the elements of those addresses that are not among others.
+func peerElements(addrs, others map[netip.Addr]bool) []nftables.SetElement {
+	var all []nftables.SetElement
+	for a := range addrs {
+		if !others[a] {
+			all = append(all, nftables.SetElement{Key: a.AsSlice()})
+		}
+	}
+	return all
+}

@@ -1,0 +1,197 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/peervip/peervip/node"
+)
+
+// Change is the wish to have a bucket in a state.
+type Change struct {
+	Service int // index into Spec.Services
+	Bucket  int
+	State   node.State
+}
+
+type move struct {
+	service, bucket int
+	from, to        node.State
+}
+
+// Transaction is a change of the filter that happens as a whole or not at all.
+type Transaction struct {
+	// Changes: a bucket named twice gets the later state.
+	Changes []Change
+	// ArmBy, unless it is zero, arms the lease: it is held from now on for
+	// Spec.Lease, whether it was held or not. If the kernel is not done by that time,
+	// because another program has it busy, the rest of the transaction is made
+	// without: a lease may come neither back nor late.
+	ArmBy time.Time
+	// List names flows that only the lists can tell apart (LingerAll): for a bucket
+	// in Adopt those that its old owner keeps, for one in Linger those that this
+	// node does. Old and new owner decide alike when they have the same list. A flow
+	// of TCP, SCTP or ICMP, or of a bucket in another state, is passed over. When a
+	// bucket changes its state its list is empty; then come Unlist and List.
+	List, Unlist []Flow
+}
+
+// Commit moves buckets to their new states: Apply with nothing else.
+func (f *Filter) Commit(changes []Change) error {
+	_, err := f.Apply(Transaction{Changes: changes})
+	return err
+}
+
+// Apply makes the transaction, in all tables at once, and says whether it has
+// armed the lease. After an error nothing has changed, in the kernel and in what
+// the Filter holds for true (State), with two exceptions. ErrUncertain: the
+// kernel's answer was lost, and the next transaction rewrites every bucket and
+// list. ErrLate: all has changed, and a lease came late and could not be dropped;
+// it runs out by itself.
+func (f *Filter) Apply(t Transaction) (armed bool, err error) {
+	doing := fmt.Sprintf("committing %d bucket changes", len(t.Changes))
+	if err := f.usable(); err != nil {
+		return false, fmt.Errorf("%s: %w", doing, err)
+	}
+	arming := !t.ArmBy.IsZero()
+	if arming && f.rules.spec.Lease == 0 {
+		return false, fmt.Errorf("%s: the rules were made without a lease that could be armed", doing)
+	}
+	moves, err := f.moves(t.Changes)
+	if err != nil {
+		return false, fmt.Errorf("%s: %w", doing, err)
+	}
+	after := contents{committed: f.committed.after(moves)}
+	edit, err := f.editLists(moves, t, after.committed)
+	if err != nil {
+		return false, fmt.Errorf("%s: %w", doing, err)
+	}
+	if len(moves) == 0 && edit.empty() && !arming && !f.uncertain {
+		return false, nil
+	}
+	if f.uncertain {
+		after.listed = f.listed.after(edit)
+	}
+	err = f.transactAt(func() (generation uint32, err error) {
+		if armed = arming && time.Now().Before(t.ArmBy); armed {
+			// A transaction of somebody else's that ours would have to wait for changes
+			// the generation, and ours is refused.
+			if generation, err = f.generation(); err != nil {
+				return 0, err
+			}
+			if err := f.arm(); err != nil {
+				return 0, err
+			}
+		}
+		if f.uncertain {
+			return generation, f.queueAll(after)
+		}
+		return generation, f.queue(moves, edit)
+	})
+	switch {
+	case err == nil:
+	case errors.Is(err, ErrUncertain):
+		f.uncertain = true
+		return false, fmt.Errorf("%s: %w", doing, err)
+	case errors.Is(err, unix.ENOENT):
+		return false, fmt.Errorf("%s: %w: %w", doing, ErrGone, err)
+	default:
+		return false, fmt.Errorf("%s: %w", doing, err)
+	}
+	f.committed, f.uncertain = after.committed, false
+	f.listed.apply(edit)
+	if armed && time.Now().After(t.ArmBy) {
+		if err := f.DropLease(); err != nil {
+			return false, fmt.Errorf("%s: %w: %w", doing, ErrLate, err)
+		}
+		return false, nil
+	}
+	return armed, nil
+}
+
+func (f *Filter) generation() (uint32, error) {
+	gen, err := f.conn.GetGen()
+	if err != nil {
+		return 0, fmt.Errorf("asking for the ruleset's generation: %w", err)
+	}
+	return gen.ID, nil
+}
+
+// queue queues the moves for every map and the edit for every list.
+func (f *Filter) queue(moves []move, edit listEdit) error {
+	for _, t := range f.rules.tables {
+		lib := t.library()
+		for _, m := range t.maps {
+			if err := m.move(f.conn, lib, moves); err != nil {
+				return err
+			}
+		}
+		if err := edit.queue(f.conn, t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// queueAll queues the contents of every map and list, in the place of whatever is
+// in them.
+func (f *Filter) queueAll(after contents) error {
+	for _, t := range f.rules.tables {
+		lib := t.library()
+		for _, m := range t.maps {
+			set := m.library(lib)
+			f.conn.FlushSet(set)
+			if err := f.conn.SetAddElements(set, m.elements(after.committed[m.service])); err != nil {
+				return err
+			}
+		}
+		for _, s := range t.lists() {
+			set := s.library(lib)
+			f.conn.FlushSet(set)
+			if err := f.conn.SetAddElements(set, after.listed.elements(s.name)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// moves returns the changes that change something, each bucket once.
+func (f *Filter) moves(changes []Change) ([]move, error) {
+	type key struct{ service, bucket int }
+	last := make(map[key]node.State, len(changes))
+	for _, c := range changes {
+		if c.Service < 0 || c.Service >= len(f.committed) {
+			return nil, fmt.Errorf("there is no service %d", c.Service)
+		}
+		if c.Bucket < 0 || c.Bucket >= len(f.committed[c.Service]) {
+			return nil, fmt.Errorf("service %s has no bucket %d", f.rules.spec.Services[c.Service].Name, c.Bucket)
+		}
+		if c.State > node.Linger {
+			return nil, fmt.Errorf("bucket %d: there is no %s", c.Bucket, c.State)
+		}
+		last[key{c.Service, c.Bucket}] = c.State
+	}
+	moves := make([]move, 0, len(last))
+	for k, to := range last {
+		if from := f.committed[k.service][k.bucket]; from != to {
+			moves = append(moves, move{k.service, k.bucket, from, to})
+		}
+	}
+	return moves, nil
+}
+
+func (s states) after(moves []move) states {
+	next := make(states, len(s))
+	for i := range s {
+		next[i] = slices.Clone(s[i])
+	}
+	for _, m := range moves {
+		next[m.service][m.bucket] = m.to
+	}
+	return next
+}
