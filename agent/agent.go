@@ -110,6 +110,7 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 		cfg: cfg, opts: opts, loop: l, wire: wire, cluster: cluster, monitors: monitors, control: control,
 		attach: attaching(wire, probed), mac: mac, layout: layout, look: lookPeriod, started: time.Now(),
 	}
+	l.kernel.cut = a.cutFlows
 	a.flows = func() iter.Seq2[nft.Flow, error] { return nft.Flows(cfg.Spec.VIPs) }
 	return a.run(ctx)
 }
@@ -130,13 +131,15 @@ func attaching(wire interface {
 	}
 }
 
+var lingers = map[Linger]nft.Linger{LingerTCP: nft.LingerTCP, LingerNone: nft.LingerNone}
+
 // install puts the packet filter into the kernel, with no bucket accepted yet.
 func install(cfg Config, layout hashring.Layout, mac net.HardwareAddr) (*nft.Filter, error) {
 	spec := nft.Spec{
 		Interface: cfg.Interface, ClusterMAC: mac, VIPs: cfg.Spec.VIPs, Layout: layout, GossipPort: cfg.Port,
 	}
 	for _, s := range cfg.Spec.Services {
-		spec.Services = append(spec.Services, nft.Service{Name: s.Name})
+		spec.Services = append(spec.Services, nft.Service{Name: s.Name, Linger: lingers[s.Linger]})
 	}
 	rules, err := nft.Compile(spec)
 	if err != nil {
@@ -161,10 +164,13 @@ func newLoop(cfg Config, log *slog.Logger, remembered memory) *loop {
 		Weight:      cfg.Weight, Buckets: cfg.Spec.Buckets,
 		DropUnhealthy: cfg.Spec.WhenNoneHealthy == DropAll,
 		SpecRevision:  cfg.Spec.Revision, SpecDigest: cfg.Spec.digest(),
-		Timing: node.DefaultTiming(cfg.Spec.Detect.Time()),
+		DrainTimeout: cfg.Spec.DrainTimeout,
+		Timing:       node.DefaultTiming(cfg.Spec.Detect.Time()),
 	}
 	for _, s := range cfg.Spec.Services {
-		core.Services = append(core.Services, node.Service{Name: s.Name, Checked: len(s.Health) > 0})
+		core.Services = append(core.Services, node.Service{
+			Name: s.Name, Checked: len(s.Health) > 0, Linger: s.Linger != LingerNone,
+		})
 	}
 	return &loop{
 		cfg: cfg, log: log, core: node.New(core), nonce: core.Nonce, origin: time.Now(),

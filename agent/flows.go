@@ -1,7 +1,13 @@
 package agent
 
 import (
+	"errors"
+	"fmt"
 	"iter"
+	"net"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/peervip/peervip/hashring"
 	"github.com/peervip/peervip/nft"
@@ -25,6 +31,25 @@ func (a *agent) countFlows() ([]int, error) {
 		}
 	}
 	return counts, nil
+}
+
+// cutFlows ends the open TCP connections of the slots whose sockets are on this
+// host: both ends get a reset, and need not wait for an answer that never comes.
+func (a *agent) cutFlows(slots hashring.Set) error {
+	var failed []error
+	for f, err := range a.flows() {
+		if err != nil {
+			return err
+		}
+		if f.Protocol != protocolTCP || !f.Established || !slots.Has(a.layout.Bucket(f.Client.Addr())) {
+			continue
+		}
+		err := netlink.SocketDestroy(net.TCPAddrFromAddrPort(f.VIP), net.TCPAddrFromAddrPort(f.Client))
+		if err != nil && !errors.Is(err, unix.ENOENT) { // it has just ended, or lives elsewhere
+			failed = append(failed, fmt.Errorf("ending the connection of %s to %s: %w", f.Client, f.VIP, err))
+		}
+	}
+	return errors.Join(failed...)
 }
 
 // liveSlots returns those of the slots that have an open TCP connection: the

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/peervip/peervip/hashring"
 	"github.com/peervip/peervip/nft"
 	"github.com/peervip/peervip/node"
 )
@@ -29,6 +30,7 @@ type kernel struct {
 	log     *slog.Logger
 	report  kernelReport
 	look    time.Duration
+	cut     func(hashring.Set) error // ends the flows of these slots
 	commits chan node.Commit
 	counts  chan chan<- counted
 	renewal chan uint64 // the last one asked for
@@ -97,6 +99,11 @@ func (k *kernel) commit(c node.Commit) error {
 	changes := make([]nft.Change, len(c.Changes))
 	for i, ch := range c.Changes {
 		changes[i] = nft.Change{Service: ch.Service, Bucket: ch.Bucket, State: ch.State}
+	}
+	if !c.Cut.Empty() {
+		if err := k.cut(c.Cut); err != nil {
+			k.log.Warn("not all flows whose time is over could be ended; they break without a word", "error", err)
+		}
 	}
 	err := k.filter.Commit(changes)
 	k.report.committed(node.Committed{ID: c.ID, Err: err})

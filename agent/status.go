@@ -88,7 +88,7 @@ func (c *Config) statusOf(s node.Snapshot) Status {
 		}
 		for i, svc := range n.Services {
 			one.Services[c.Spec.Services[i].Name] = NodeServiceStatus{
-				Healthy: svc.Healthy, Own: svc.Own, Flows: svc.Flows,
+				Healthy: svc.Healthy, Own: svc.Own, Adopt: svc.Adopt, Linger: svc.Linger, Flows: svc.Flows,
 			}
 		}
 		status.Nodes = append(status.Nodes, one)

@@ -21,7 +21,8 @@ func (c *Core) commit() {
 	if differ.Empty() {
 		return
 	}
-	commit := Commit{ID: c.nextID()}
+	commit := Commit{ID: c.nextID(), Cut: c.cutting}
+	c.cutting = c.cfg.newSet()
 	c.openSlots = differ
 	for slot := range c.openSlots.All() {
 		state := None

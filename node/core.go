@@ -49,7 +49,8 @@ type Core struct {
 
 	lingers  hashring.Set // the slots whose service wants flows to stay
 	flowLook flowLook
-	cutBy    Time // when lingering flows are cut; 0: they are not
+	cutting  hashring.Set // to be cut with the next commit
+	cutBy    Time         // when lingering flows are cut; 0: they are not
 	requests map[uint64]*request
 	grants   []*grant
 	lastID   uint64
@@ -93,7 +94,7 @@ func New(cfg Config) *Core {
 		wantUnfit: make([]bool, len(cfg.Services)),
 		whyUnfit:  make([]string, len(cfg.Services)),
 		want:      cfg.newSet(), kernel: cfg.newSet(), promised: cfg.newSet(), requested: cfg.newSet(),
-		lingering: cfg.newSet(), kernelAdopt: cfg.newSet(), kernelLinger: cfg.newSet(),
+		lingering: cfg.newSet(), cutting: cfg.newSet(), kernelAdopt: cfg.newSet(), kernelLinger: cfg.newSet(),
 		openSlots: cfg.newSet(),
 		requests:  map[uint64]*request{},
 		wishes:    map[string]Wish{},

@@ -111,6 +111,6 @@ func (c *Core) cut() {
 		return
 	}
 	c.notice(true, "the deadline is over: cutting the flows of %d buckets", c.lingering.Count())
-	c.out = append(c.out, Cut{Slots: c.lingering.Clone()})
+	c.cutting.AddAll(c.lingering)
 	c.lingering = c.cfg.newSet()
 }

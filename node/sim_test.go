@@ -182,8 +182,6 @@ func (w *world) step(n *simNode, ev Event) {
 					w.step(n, FlowsFound{Live: w.flowsOf(n)})
 				}
 			})
-		case Cut:
-			w.cutFlows(n, e.Slots)
 		case Stop:
 			w.stop(n, true)
 			return
@@ -221,6 +219,9 @@ func (w *world) startCommit(n *simNode, c Commit) {
 			w.log("%s: the kernel refuses commit %d", n.name, c.ID)
 			w.step(n, Committed{ID: c.ID, Err: errors.New("simulated refusal")})
 			return
+		}
+		if !c.Cut.Empty() {
+			w.cutFlows(n, c.Cut)
 		}
 		for _, ch := range c.Changes {
 			w.set(n, ch.Service*w.buckets+ch.Bucket, ch.State)

@@ -110,6 +110,9 @@ type (
 	Commit struct {
 		ID      uint64
 		Changes []Change
+		// Cut: slots whose flows that live here are to be ended first, so that both
+		// ends know.
+		Cut hashring.Set
 	}
 
 	// Send: give the message to the transport, for one peer.
@@ -147,10 +150,6 @@ type (
 	// FlowsFound. There is never more than one open.
 	FindFlows struct{ Slots hashring.Set }
 
-	// Cut: end the flows of the slots that live here, so that both ends know. It
-	// comes before the commit that no longer accepts them.
-	Cut struct{ Slots hashring.Set }
-
 	// Stop: everything is handed over; end the process.
 	Stop struct{}
 )
@@ -168,7 +167,6 @@ func (Save) effect()      {}
 func (Answer) effect()    {}
 func (Notice) effect()    {}
 func (FindFlows) effect() {}
-func (Cut) effect()       {}
 func (Stop) effect()      {}
 
 // Config is what the core needs to know at its birth.
