@@ -44,16 +44,15 @@ func TestAnotherSpecIsNamed(t *testing.T) {
 
 // What a dead or unknown node said of its spec is no problem of today.
 func TestSpecsOfTheGone(t *testing.T) {
-	r := newRig(t, "a").start()
+	s, rigs := newCluster(t, "a", "b")
+	r := rigs[0]
+	s.die("b")
 	other := r.cfg.Spec
 	other.Buckets = 64
-	r.loop.Event(gossip.State{Payload: encodeExchange("ghost", other, nil)})
-	r.ask(t, func(l *loop) {
-		if len(l.news.specs) != 1 {
-			t.Errorf("specs %v", l.news.specs)
-		}
-	})
-	r.problem(t, false, "ghost")
+	for _, name := range []string{"b", "ghost"} {
+		r.loop.Event(gossip.State{Payload: encodeExchange(name, other, nil)})
+	}
+	r.problem(t, false, "has another spec")
 }
 
 // Two machines with one name: told for as long as it lasts.
@@ -67,6 +66,8 @@ func TestNameConflict(t *testing.T) {
 	if n := strings.Count(r.log.String(), "two nodes have one name"); n != 1 {
 		t.Errorf("logged %d times", n)
 	}
+	r.ask(t, func(l *loop) { l.origin = l.origin.Add(-2 * conflictLasts) })
+	r.problem(t, false, "two nodes are named")
 	n := newNews()
 	if !n.conflict(conflict, time.Minute) || n.conflict(conflict, time.Minute+time.Second) || !n.conflict(conflict, 3*time.Minute) {
 		t.Error("a conflict is new when it was not seen for a while, and only then")

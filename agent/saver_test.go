@@ -194,6 +194,20 @@ func TestDrainOutlivesTheAgent(t *testing.T) {
 	s.settled(t, rigs[1])
 }
 
+// What is saved as the agent ends is on disk when it has ended.
+func TestSavedAtTheEnd(t *testing.T) {
+	for range 10 {
+		r := newRig(t, "a")
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		r.loop.saver.save(exampleMemory())
+		must(t, r.run(ctx))
+		if m, err := loadMemory(r.cfg.StateDir); err != nil || !m.Drained {
+			t.Fatalf("%+v, %v", m, err)
+		}
+	}
+}
+
 // A drain that cannot be saved is done all the same, and the operator is told.
 func TestDrainWithoutADisk(t *testing.T) {
 	_, rigs := newCluster(t, "a", "b")

@@ -72,7 +72,7 @@ func BenchmarkFlows(b *testing.B) {
 	}
 	run(b, ns, "nft add table inet t; add chain inet t c; add rule inet t c ct state new")
 	err := ns.Do(func() error {
-		conn, err := net.ListenUDP("udp4", nil)
+		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IP{127, 0, 0, 1}})
 		if err != nil {
 			return err
 		}

@@ -86,7 +86,7 @@ func (c *Core) committed(ev Committed) {
 		r.closed.AddAll(got)
 		if p := c.alivePeer(r.to); p != nil {
 			c.send(p, &Message{Confirm: &Confirm{ID: r.id, Slots: got}})
-			c.forgetConfirmed(p) // it may have forgotten the promise already
+			c.dropIfOver(r) // the holder may have forgotten the promise already
 		}
 	}
 }

@@ -276,26 +276,30 @@ func (c *Core) withdraw(keep hashring.Set) {
 	}
 }
 
-// dropIfOver forgets a request of which nothing was granted and nothing is open.
+// dropIfOver forgets a request when nothing of it is open, and what was granted is
+// confirmed.
 func (c *Core) dropIfOver(r *request) {
-	if r.slots.Empty() && r.taken.Empty() {
+	if r.slots.Empty() && (r.taken.Empty() || c.confirmed(r)) {
 		delete(c.requests, r.id)
 	}
 }
 
-// forgetConfirmed forgets the requests whose promise the holder no longer shows:
-// no grant of theirs can come any more but as a late duplicate, and the holder
-// ignores what we answer to that.
+// confirmed reports whether the holder no longer shows the promise of what is in
+// this kernel: no grant of it can come any more but as a late duplicate, and the
+// holder ignores what is answered to that.
+func (c *Core) confirmed(r *request) bool {
+	p := c.alivePeer(r.to)
+	return p != nil && p.said != nil && p.said.Version >= r.version && r.closed.Equal(r.taken) &&
+		!slices.ContainsFunc(p.said.Granted, func(g Promise) bool {
+			return g.ID == r.id && g.To == c.cfg.Incarnation
+		})
+}
+
+// forgetConfirmed forgets the requests that the peer's new statement has ended.
 func (c *Core) forgetConfirmed(p *peer) {
-	for id, r := range c.requests {
-		if r.to != p.Incarnation || p.said == nil || p.said.Version < r.version ||
-			!r.slots.Empty() || !r.closed.Equal(r.taken) {
-			continue
-		}
-		if !slices.ContainsFunc(p.said.Granted, func(g Promise) bool {
-			return g.ID == id && g.To == c.cfg.Incarnation
-		}) {
-			delete(c.requests, id)
+	for _, r := range c.sortedRequests() {
+		if r.to == p.Incarnation {
+			c.dropIfOver(r)
 		}
 	}
 }

@@ -295,3 +295,23 @@ func TestOpenCommitIsNotDeclined(t *testing.T) {
 		}
 	}
 }
+
+// TestPromiseForgottenBeforeTheRefusal: part of a request is granted and confirmed,
+// the refusal of the rest comes last. Then nothing is left to remember.
+func TestPromiseForgottenBeforeTheRefusal(t *testing.T) {
+	d, asked := theirs(t)
+	rest := setOf(16, first(asked.Slots))
+	given := asked.Slots.Clone()
+	given.RemoveAll(rest)
+	d.says("c", func(s *Statement) {
+		s.Claims.RemoveAll(given)
+		s.Granted = []Promise{{To: d.core.cfg.Incarnation, ID: asked.ID, Slots: given}}
+	})
+	d.tells("c", Message{Grant: &Grant{ID: asked.ID, Version: d.said["c"].Version, Slots: given}})
+	d.commits(nil)
+	d.says("c", func(s *Statement) { s.Granted = nil })
+	d.tells("c", Message{Refusal: &Refusal{ID: asked.ID, Reason: NotYours, Slots: rest}})
+	if len(d.core.requests) > 0 {
+		t.Errorf("%d requests are remembered", len(d.core.requests))
+	}
+}

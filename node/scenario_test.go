@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// scenario runs a story with a few seeds, on a calm network where two owners of a
+// scenario runs a story with a few seeds (fewer with more nodes), on a calm network where two owners of a
 // bucket and gaps longer than a handoff are faults from the beginning of the story
 // on, and after it everything must come to rest.
 func scenario(t *testing.T, nodes int, story func(t *testing.T, w *world)) {
 	t.Helper()
-	for seed := uint64(1); seed <= 8; seed++ {
+	for seed := uint64(1); seed <= uint64(max(2, 24/nodes)); seed++ {
 		w := newWorld(seed, true, nodes, calmNet())
 		w.layOut()
 		for _, n := range w.nodes {

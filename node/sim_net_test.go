@@ -55,7 +55,7 @@ type fate struct {
 	late Time // in addition to the network's delay
 }
 
-// transmit is the network. In a quarter of the runs every message goes through the
+// transmit is the network. In an eighth of the runs every message goes through the
 // codec; in the others the very value is delivered, and corrupts both sides if
 // one of them keeps what it should have cloned.
 func (w *world) transmit(n *simNode, e Send) {

@@ -93,7 +93,7 @@ func newWorld(seed uint64, tracing bool, nodes int, net simNet) *world {
 	w := &world{
 		tracing: tracing,
 		rng:     rand.New(rand.NewPCG(seed, 0)), now: ms, cut: map[[2]int]bool{}, net: net,
-		buckets: 64, services: 1, coding: seed%4 == 0,
+		buckets: 64, services: 1, coding: seed%8 == 0,
 	}
 	for i := range nodes {
 		w.nodes = append(w.nodes, &simNode{index: i, name: fmt.Sprintf("n%d", i), revision: 1})

@@ -141,6 +141,7 @@ func TestUsageOfCommands(t *testing.T) {
 		{[]string{"weight", "web-1", "1001"}, `weight "1001": want a number from 1 to 1000 (see peervip weight --help)`},
 		{[]string{"weight", "web-1", "1e2"}, `weight "1e2": want a number from 1 to 1000 (see peervip weight --help)`},
 		{[]string{"join"}, "requires at least 1 arg(s), only received 0 (see peervip join --help)"},
+		{[]string{"join", "192.0.2.12", ""}, "an address is empty: give host or host:port (see peervip join --help)"},
 		{[]string{"leave", "web-1"}, `unknown command "web-1" for "peervip leave" (see peervip leave --help)`},
 		{[]string{"explain"}, "accepts 1 arg(s), received 0 (see peervip explain --help)"},
 		{[]string{"status", "-o", "yaml"}, `invalid argument "yaml" for "-o, --output" flag: want table or json (see peervip status --help)`},

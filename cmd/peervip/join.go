@@ -1,6 +1,9 @@
 package main
 
 import (
+	"errors"
+	"slices"
+
 	"github.com/spf13/cobra"
 )
 
@@ -11,7 +14,12 @@ func newJoinCommand() *cobra.Command {
 		Short: "Contact more nodes of the cluster",
 		Long: `Contacts the nodes at ADDR (host or host:port). One that answers is enough: it
 names all others. For good, add them to cluster.join in the configuration.`,
-		Args: usageArgs(cobra.MinimumNArgs(1)),
+		Args: usageArgs(func(cmd *cobra.Command, args []string) error {
+			if slices.Contains(args, "") {
+				return errors.New("an address is empty: give host or host:port")
+			}
+			return cobra.MinimumNArgs(1)(cmd, args)
+		}),
 	}
 	o := addOutputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -121,7 +121,7 @@ packets: 123456 accepted, 234567 dropped (the other nodes' share)
 			*s = agent.Status{Cluster: "web", Node: "web-1", Phase: "joining", View: "0", Services: []agent.ServiceStatus{{Name: "other", Buckets: 16, Unclaimed: 16}},
 				Nodes: []agent.NodeStatus{{Name: "web-1", Phase: "joining", Alive: true, Weight: 10}}, Problems: []string{"not serving yet: the seeds are being tried"}}
 		}, `
-NOT WELL, 16 of 16 buckets unclaimed: node web-1 of cluster web is joining
+NOT SERVING: node web-1 of cluster web is joining
 address at , view 0 NOT AGREED
 packets: 0 accepted, 0 dropped (the other nodes' share)
 
@@ -141,10 +141,11 @@ packets: 0 accepted, 0 dropped (the other nodes' share)
 
 func TestVerdict(t *testing.T) {
 	for want, change := range map[string]func(*agent.Status){
-		"OK":         func(*agent.Status) {},
-		"SETTLING":   func(s *agent.Status) { s.Agreed = false },
-		"1 PROBLEM":  func(s *agent.Status) { s.Problems, s.Agreed = []string{"x"}, false },
-		"3 PROBLEMS": func(s *agent.Status) { s.Problems = []string{"x", "y", "z"} },
+		"OK":          func(*agent.Status) {},
+		"NOT SERVING": func(s *agent.Status) { s.Phase, s.Problems = "joining", []string{"x"} },
+		"SETTLING":    func(s *agent.Status) { s.Agreed = false },
+		"1 PROBLEM":   func(s *agent.Status) { s.Problems, s.Agreed = []string{"x"}, false },
+		"3 PROBLEMS":  func(s *agent.Status) { s.Problems = []string{"x", "y", "z"} },
 		"NOT WELL, 5 of 1024 buckets claimed twice": func(s *agent.Status) { s.Services[0].ClaimedTwice, s.Problems = 5, []string{"x"} },
 		"NOT WELL, 2 of 1024 buckets unclaimed":     func(s *agent.Status) { s.Services[0].Unclaimed, s.Services[0].ClaimedTwice = 2, 5 },
 	} {

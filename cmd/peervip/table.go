@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/peervip/peervip/agent"
+	"github.com/peervip/peervip/node"
 )
 
 // screenWidth is what all tables fit in.
@@ -44,8 +45,12 @@ func writeList[T any](b *strings.Builder, mark string, list []T, text func(T) st
 	}
 }
 
-// verdict says at a glance whether all is well.
+// verdict says at a glance whether all is well. A node that joins may know nobody
+// yet: what it sees of the buckets says nothing of the cluster.
 func verdict(s agent.Status) string {
+	if s.Phase == node.Joining.String() {
+		return "NOT SERVING"
+	}
 	for _, svc := range s.Services {
 		if svc.Unclaimed > 0 {
 			return fmt.Sprintf("NOT WELL, %d of %d buckets unclaimed", svc.Unclaimed, svc.Buckets)

@@ -1,0 +1,126 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/peervip/peervip/hashring"
+)
+
+// witnesses is how many live flows a Watch remembers of a slot.
+const witnesses = 8
+
+// Watch finds out, again and again, which slots still have a live flow, without
+// listing them all each time: it remembers some live flows of each slot, and a
+// slot is alive as long as conntrack knows one of them as such. Only when the last
+// one is gone are the flows listed again. It is for one goroutine.
+//
+// With 100000 flows to the VIPs a list costs 330 ms of a core, and to ask for one
+// remembered flow of each of 341 slots 3 ms. Sockets (sock_diag) are not asked: a
+// flow may end behind destination NAT, in a container.
+type Watch struct {
+	spec  Spec
+	known map[int][]Flow // by slot: live when last seen
+	lists int            // that were needed
+}
+
+// NewWatch returns a watch over the flows that linger by the spec. A slot is a
+// service's index, times the number of buckets, plus the bucket.
+func NewWatch(s Spec) *Watch { return &Watch{spec: s, known: map[int][]Flow{}} }
+
+// Live returns those of the slots that have a live flow which lingers, in the
+// network namespace of the calling thread. What it remembered of other slots it
+// forgets.
+func (w *Watch) Live(slots hashring.Set) (hashring.Set, error) {
+	live := hashring.NewSet(slots.Cap())
+	if err := w.recall(slots, live); err != nil {
+		return live, fmt.Errorf("asking for tracked flows: %w", err)
+	}
+	if live.Equal(slots) {
+		return live, nil
+	}
+	w.lists++
+	for _, protocol := range w.protocols() {
+		for f, err := range flowsOf(w.spec.VIPs, protocol) {
+			if err != nil {
+				return live, err
+			}
+			slot, lingers := w.slotOf(f)
+			if !lingers || slot >= slots.Cap() || !slots.Has(slot) {
+				continue
+			}
+			if live.Add(slot); len(w.known[slot]) < witnesses {
+				w.known[slot] = append(w.known[slot], f)
+			}
+		}
+	}
+	return live, nil
+}
+
+// recall adds the slots to live of which a remembered flow lives.
+func (w *Watch) recall(slots, live hashring.Set) error {
+	if len(w.known) == 0 {
+		return nil
+	}
+	socket, err := openNetlink(unix.NETLINK_NETFILTER)
+	if err != nil {
+		return err
+	}
+	defer socket.close()
+	for slot, flows := range w.known {
+		for len(flows) > 0 && slot < slots.Cap() && slots.Has(slot) {
+			alive, err := socket.isLive(flows[0])
+			if err != nil {
+				return err
+			}
+			if alive {
+				live.Add(slot)
+				break
+			}
+			flows = flows[1:]
+		}
+		if w.known[slot] = flows; slot >= slots.Cap() || !live.Has(slot) {
+			delete(w.known, slot)
+		}
+	}
+	return nil
+}
+
+// isLive asks conntrack for the flow.
+func (s *netlinkSocket) isLive(f Flow) (bool, error) {
+	live := false
+	err := s.ask(f.naming(ctRequest(ctGet, unix.NLM_F_ACK)), func(msg []byte) (bool, error) {
+		now, err := parseFlow(msg)
+		live = now.Live
+		return true, err
+	})
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	return live, err
+}
+
+// protocols are those of which flows linger.
+func (w *Watch) protocols() []uint8 {
+	switch {
+	case w.spec.lists():
+		return []uint8{anyProtocol}
+	case w.spec.linger():
+		return []uint8{unix.IPPROTO_TCP, unix.IPPROTO_SCTP}
+	}
+	return nil
+}
+
+// slotOf returns the slot that the flow keeps alive, if it does.
+func (w *Watch) slotOf(f Flow) (slot int, lingers bool) {
+	of := w.spec.slotOf(f)
+	switch w.spec.Services[of.service].Linger {
+	case LingerTCP:
+		lingers = f.Protocol == unix.IPPROTO_TCP || f.Protocol == unix.IPPROTO_SCTP
+	case LingerAll:
+		lingers = f.Protocol != unix.IPPROTO_ICMP
+	}
+	return of.service*w.spec.Layout.Buckets + of.bucket, lingers && f.Live
+}
