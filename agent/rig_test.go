@@ -99,6 +99,7 @@ func testConfig(t *testing.T, name string) Config {
 	spec := exampleSpec()
 	spec.Buckets = buckets
 	spec.Services[0].Health = nil
+	spec.Services[0].Linger = LingerNone // its flows never end, and nobody should wait for them
 	return Config{
 		Name: name, Interface: "eth0", Address: netip.MustParseAddr("192.0.2.11"), Weight: DefaultWeight,
 		StateDir: filepath.Join(dir, "state"), Cluster: "web", Insecure: true, Port: DefaultPort, BeaconPort: DefaultBeaconPort,
