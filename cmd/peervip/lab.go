@@ -40,7 +40,7 @@ everything when it ends, also by Ctrl-C.`,
 	flags.IntVar(&opts.Nodes, "nodes", 3, fmt.Sprintf("servers that share the address, 2 to %d", lab.MaxNodes))
 	flags.IntVar(&opts.Clients, "clients", lab.MaxSources, fmt.Sprintf("client addresses, 1 to %d", lab.MaxSources))
 	flags.DurationVar(&opts.Watch, "watch", 3*time.Second, "how long to watch each step once it has settled")
-	flags.DurationVar(&opts.Rest, "rest", 5*time.Second, "how long to measure the agents at rest")
+	flags.DurationVar(&opts.Rest, "rest", 10*time.Second, "how long to measure the agents at rest")
 	flags.BoolVar(&opts.Keep, "keep", false, "leave everything up until Ctrl-C, and tell how to look around")
 	return cmd
 }
