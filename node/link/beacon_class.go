@@ -1,0 +1,77 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// Class is how the kernel schedules the thread that sends beacons.
+type Class uint8
+
+const (
+	// ClassNone: the thread does not run.
+	ClassNone Class = iota
+	// ClassRealTime: before everything that is not real-time, in SCHED_RR.
+	ClassRealTime
+	// ClassFavoured: among all others, but with a better nice value.
+	ClassFavoured
+	// ClassNormal: as everybody else.
+	ClassNormal
+)
+
+var classNames = [...]string{
+	ClassNone: "not running", ClassRealTime: "real-time", ClassFavoured: "favoured", ClassNormal: "normal",
+}
+
+// String returns the class in a word or two.
+func (c Class) String() string {
+	if int(c) < len(classNames) {
+		return classNames[c]
+	}
+	return fmt.Sprintf("class(%d)", uint8(c))
+}
+
+const (
+	// realTimePriority is the lowest: before all normal threads, after everybody else
+	// who asked for a real-time class, such as the kernel's own interrupt threads.
+	realTimePriority = 1
+	favouredNice     = -15
+	// shortSlice, in nanoseconds, asks the normal class for a wake-up soon rather than
+	// for a long run after it (Linux 6.12; ignored before).
+	shortSlice = 100_000
+)
+
+// favour gives the calling thread the best class that it may have, and says why it
+// is not a better one. Threads that come of it are normal again (reset on fork). A
+// real-time class needs CAP_SYS_NICE or RLIMIT_RTPRIO, and real-time budget in the
+// cgroup where the kernel has CONFIG_RT_GROUP_SCHED; a better nice value
+// CAP_SYS_NICE or RLIMIT_NICE.
+func favour() (Class, error) {
+	// The normal classes may wake up late by so many nanoseconds (prctl(2)), and before
+	// Linux 6.13 the real-time ones too.
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0); err != nil {
+		return ClassNormal, fmt.Errorf("setting the timer slack: %w", err)
+	}
+	return favourBy(func(attr *unix.SchedAttr) error { return unix.SchedSetAttr(0, attr, 0) })
+}
+
+func favourBy(set func(*unix.SchedAttr) error) (Class, error) {
+	var errs []error
+	for _, try := range []struct {
+		class Class
+		attr  unix.SchedAttr
+	}{
+		{ClassRealTime, unix.SchedAttr{Policy: unix.SCHED_RR, Priority: realTimePriority}},
+		{ClassFavoured, unix.SchedAttr{Policy: unix.SCHED_NORMAL, Nice: favouredNice, Runtime: shortSlice}},
+	} {
+		try.attr.Flags = unix.SCHED_FLAG_RESET_ON_FORK
+		err := set(&try.attr)
+		if err == nil {
+			return try.class, errors.Join(errs...)
+		}
+		errs = append(errs, fmt.Errorf("class %s: %w", try.class, err))
+	}
+	return ClassNormal, errors.Join(errs...)
+}

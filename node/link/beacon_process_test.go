@@ -1,0 +1,211 @@
+package link
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"regexp"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A tuned process is so with all its threads, those that come later too. Without the
+// permission the rest is done, and the error says what is missing. (A thread's own slack
+// needs no permission.)
+func TestTuneProcess(t *testing.T) {
+	for task, want := range map[string]string{
+		"process": "<nil>; [nice -15, slack 4000000]; GOMAXPROCS 8",
+		"process-no-right": "setting the nice value of this process to -15: permission denied\n" +
+			"setting the timer slack of this process to 4ms: write /proc/N/timerslack_ns: operation not permitted; [nice 0, slack 4000000 nice 0, slack 50000]; GOMAXPROCS 8",
+	} {
+		got := regexp.MustCompile("/proc/[0-9]+/").ReplaceAllString(child(t, task), "/proc/N/")
+		if got != want {
+			t.Errorf("%s: got %q, want %q", task, got, want)
+		}
+	}
+}
+
+// childTuneProcess runs where one thread is the calling one: in an init function.
+func childTuneProcess(without uint32) error {
+	runtime.GOMAXPROCS(2)
+	if err := setCapabilities(func(set uint32) uint32 { return set &^ without }); err != nil {
+		return err
+	}
+	refused := TuneProcess()
+	if err := setCapabilities(func(set uint32) uint32 { return set | without }); err != nil { // to look takes it as well
+		return err
+	}
+	hold := make(chan struct{})
+	var all sync.WaitGroup
+	for range 10 {
+		all.Go(func() {
+			runtime.LockOSThread()
+			<-hold
+		})
+	}
+	time.Sleep(50 * time.Millisecond) // threads that come late may be missed, not wrongly seen
+	found := map[string]bool{}
+	err := eachThread("looking at threads", func(thread int) error {
+		attr, err := unix.SchedGetAttr(thread, 0)
+		if err != nil {
+			return err
+		}
+		slack, err := os.ReadFile(fmt.Sprintf("/proc/%d/timerslack_ns", thread))
+		found[fmt.Sprintf("nice %d, slack %s", attr.Nice, strings.TrimSpace(string(slack)))] = true
+		return err
+	})
+	close(hold)
+	all.Wait()
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Printf("%v; %v; GOMAXPROCS %d", refused, slices.Sorted(maps.Keys(found)), runtime.GOMAXPROCS(0))
+	return err
+}
+
+// Locked memory still goes back to the kernel when Go needs it no more, and the lock
+// makes nothing resident that was not used. Without the permission it is refused:
+// under a limit Go's next mmap would fail, and end the process.
+func TestLockMemory(t *testing.T) {
+	out := child(t, "memory")
+	if out != "" {
+		t.Error(out)
+	}
+	if got, want := child(t, "memory-limited"), "locking memory: missing CAP_IPC_LOCK: grant it to the service, or set LimitMEMLOCK=infinity in its unit\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func childMemory() error {
+	before, err := residentKiB()
+	if err != nil {
+		return err
+	}
+	if err := LockMemory(); err != nil {
+		return err
+	}
+	after, err := residentKiB()
+	if err != nil {
+		return err
+	}
+	if after > before+4<<10 {
+		fmt.Printf("%d KiB resident after the lock, %d before\n", after, before)
+	}
+
+	block := make([]byte, 64<<20)
+	for i := range block {
+		block[i] = 1
+	}
+	start, pages := uintptr(unsafe.Pointer(&block[0])), len(block)/os.Getpagesize()
+	used, err := residentPages(start, pages)
+	if err != nil {
+		return err
+	}
+	runtime.KeepAlive(block)
+	debug.FreeOSMemory()
+	freed, err := residentPages(start, pages)
+	if err != nil {
+		return err
+	}
+	if used != pages || freed > pages/10 {
+		fmt.Printf("of %d pages %d were resident in use, and %d when freed\n", pages, used, freed)
+	}
+	return nil
+}
+
+// residentKiB reads how much of the process is in memory.
+func residentKiB() (int, error) {
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(text), "VmRSS:")
+	var kib int
+	_, err = fmt.Sscanf(rest, "%d kB", &kib)
+	return kib, err
+}
+
+// residentPages counts the pages from the address on that are in memory (the kernel's
+// Documentation/admin-guide/mm/pagemap.rst).
+func residentPages(start uintptr, pages int) (int, error) {
+	file, err := os.Open("/proc/self/pagemap")
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close()
+	entries := make([]byte, 8*pages)
+	if _, err := file.ReadAt(entries, int64(start)/int64(os.Getpagesize())*8); err != nil {
+		return 0, err
+	}
+	present := 0
+	for ; len(entries) > 0; entries = entries[8:] {
+		present += int(binary.NativeEndian.Uint64(entries) >> 63)
+	}
+	return present, nil
+}
+
+func childMemoryLimited() error {
+	runtime.LockOSThread()
+	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: 1 << 20, Max: 1 << 20}); err != nil {
+		return err
+	}
+	if err := setCapabilities(func(set uint32) uint32 { return set &^ (1 << unix.CAP_IPC_LOCK) }); err != nil {
+		return err
+	}
+	_, err := fmt.Println(LockMemory())
+	return err
+}
+
+// childVariable tells a test program that it is a child, and what it is to do.
+const childVariable = "PEERVIP_LINK_CHILD"
+
+// child runs a part of a test in a process of its own and returns what it printed.
+func child(t *testing.T, task string, args ...string) string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, args...)
+	cmd.Env = append(os.Environ(), childVariable+"="+task)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("child %s %v: %v: %s", task, args, err, out)
+	}
+	return string(out)
+}
+
+func init() {
+	task, isChild := os.LookupEnv(childVariable)
+	if !isChild {
+		return
+	}
+	err := fmt.Errorf("no such task: %s", task)
+	switch task {
+	case "process":
+		err = childTuneProcess(0)
+	case "process-no-right":
+		err = childTuneProcess(1 << unix.CAP_SYS_NICE)
+	case "peers":
+		err = childPeers(os.Args[1], os.Args[2])
+	case "memory":
+		err = childMemory()
+	case "memory-limited":
+		err = childMemoryLimited()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}

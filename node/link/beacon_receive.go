@@ -1,0 +1,149 @@
+package link
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// Medium is one of the two ways that a beacon takes.
+type Medium uint8
+
+const (
+	// MediumWire is the frame to the cluster MAC.
+	MediumWire Medium = iota
+	// MediumUnicast is plain UDP between the nodes' addresses.
+	MediumUnicast
+)
+
+// String returns "wire" or "unicast".
+func (m Medium) String() string {
+	switch m {
+	case MediumWire:
+		return "wire"
+	case MediumUnicast:
+		return "unicast"
+	}
+	return fmt.Sprintf("medium(%d)", uint8(m))
+}
+
+// Received is a beacon as it came; nothing in it is verified but its TTL on the wire.
+type Received struct {
+	// Payload is valid during the call only.
+	Payload []byte
+	Medium  Medium
+	Source  netip.AddrPort
+	// TTL is what was left of it, 1 to 255; 255 on the wire. On the unicast medium
+	// routers are allowed.
+	TTL int
+	// At is when it was read from the socket, by BeaconConfig.Now.
+	At time.Duration
+}
+
+// Receive gives deliver each beacon that comes on either medium, one call at a time,
+// until the context is cancelled; then it returns nil. What it drops it counts: see
+// MediumStatus.
+func (b *Beacons) Receive(ctx context.Context, deliver func(Received)) error {
+	b.receiving.Lock()
+	defer b.receiving.Unlock()
+	var one sync.Mutex
+	tasks, ctx := errgroup.WithContext(ctx)
+	for _, in := range []*inlet{&b.wire, &b.unicast} {
+		tasks.Go(func() error {
+			return in.read(ctx, func(r Received) {
+				one.Lock()
+				defer one.Unlock()
+				deliver(r)
+			})
+		})
+	}
+	return tasks.Wait()
+}
+
+// inlet is the socket of one medium.
+type inlet struct {
+	medium   Medium
+	conn     *net.UDPConn
+	own      netip.Addr
+	now      func() time.Duration
+	counters receivedCounters
+}
+
+// receivedCounters are written by the reader and read by everybody.
+type receivedCounters struct {
+	delivered, own, farAway, oversized atomic.Uint64
+	overflows                          atomic.Uint32 // the kernel's own count, of this width
+}
+
+// oobLen is room for the two control messages that are asked for, each of 4 bytes.
+var oobLen = 2 * unix.CmsgSpace(4)
+
+func (in *inlet) read(ctx context.Context, deliver func(Received)) error {
+	if in.conn == nil {
+		return fmt.Errorf("receiving beacons (%s): %w", in.medium, net.ErrClosed)
+	}
+	if err := in.conn.SetReadDeadline(time.Time{}); err != nil {
+		return fmt.Errorf("receiving beacons (%s): %w", in.medium, err)
+	}
+	// A deadline in the past ends the read; it fails only on a socket that is closed.
+	defer onDone(ctx, func() { in.conn.SetReadDeadline(time.Unix(1, 0)) })()
+	buf, oob := make([]byte, MaxBeacon), make([]byte, oobLen)
+	for {
+		n, oobn, flags, from, err := in.conn.ReadMsgUDPAddrPort(buf, oob)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return fmt.Errorf("receiving beacons (%s): %w", in.medium, err)
+		}
+		r := Received{Payload: buf[:n], Medium: in.medium, At: in.now(), TTL: in.control(oob[:oobn]),
+			Source: netip.AddrPortFrom(from.Addr().Unmap(), from.Port())}
+		if in.admit(r, flags) {
+			deliver(r)
+		}
+	}
+}
+
+// admit says whether a datagram is to be delivered, and counts it.
+func (in *inlet) admit(r Received, flags int) bool {
+	count := &in.counters.delivered
+	switch {
+	case r.Source.Addr() == in.own:
+		count = &in.counters.own
+	case r.Medium == MediumWire && r.TTL != beaconTTL:
+		count = &in.counters.farAway
+	case flags&unix.MSG_TRUNC != 0:
+		count = &in.counters.oversized
+	}
+	count.Add(1)
+	return count == &in.counters.delivered
+}
+
+// control reads the control messages of a datagram: it returns the TTL, and keeps
+// the kernel's count of what the socket had no room for, which comes with the first
+// datagram after a loss.
+func (in *inlet) control(oob []byte) (ttl int) {
+	for len(oob) > 0 {
+		header, data, rest, err := unix.ParseOneSocketControlMessage(oob)
+		if err != nil {
+			return ttl // the kernel's own bytes, cut short: nothing follows
+		}
+		oob = rest
+		switch {
+		case len(data) < 4:
+		case header.Level == unix.IPPROTO_IP && header.Type == unix.IP_TTL:
+			ttl = int(binary.NativeEndian.Uint32(data))
+		case header.Level == unix.SOL_SOCKET && header.Type == unix.SO_RXQ_OVFL:
+			in.counters.overflows.Store(binary.NativeEndian.Uint32(data))
+		}
+	}
+	return ttl
+}
