@@ -84,7 +84,8 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	if err != nil {
 		return err
 	}
-	filter, err := install(cfg, layout, mac.HardwareAddr())
+	spec := filterSpec(cfg, layout, mac.HardwareAddr())
+	filter, err := install(spec)
 	if err != nil {
 		return err
 	}
@@ -108,9 +109,9 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	l.send, l.known = cluster.Send, cluster.Known
 	a := &agent{
 		cfg: cfg, opts: opts, loop: l, wire: wire, cluster: cluster, monitors: monitors, control: control,
-		attach: attaching(wire, probed), mac: mac, layout: layout, look: lookPeriod, started: time.Now(),
+		attach: attaching(wire, probed), mac: mac, layout: layout, live: nft.NewWatch(spec).Live, look: lookPeriod, started: time.Now(),
 	}
-	l.kernel.cut = a.cutFlows
+	l.kernel.cut = cutFlows(cfg, layout)
 	a.flows = func() iter.Seq2[nft.Flow, error] { return nft.Flows(cfg.Spec.VIPs) }
 	return a.run(ctx)
 }
@@ -133,14 +134,19 @@ func attaching(wire interface {
 
 var lingers = map[Linger]nft.Linger{LingerTCP: nft.LingerTCP, LingerNone: nft.LingerNone}
 
-// install puts the packet filter into the kernel, with no bucket accepted yet.
-func install(cfg Config, layout hashring.Layout, mac net.HardwareAddr) (*nft.Filter, error) {
+// filterSpec is what the packet filter is made from.
+func filterSpec(cfg Config, layout hashring.Layout, mac net.HardwareAddr) nft.Spec {
 	spec := nft.Spec{
 		Interface: cfg.Interface, ClusterMAC: mac, VIPs: cfg.Spec.VIPs, Layout: layout, GossipPort: cfg.Port,
 	}
 	for _, s := range cfg.Spec.Services {
 		spec.Services = append(spec.Services, nft.Service{Name: s.Name, Linger: lingers[s.Linger]})
 	}
+	return spec
+}
+
+// install puts the packet filter into the kernel, with no bucket accepted yet.
+func install(spec nft.Spec) (*nft.Filter, error) {
 	rules, err := nft.Compile(spec)
 	if err != nil {
 		return nil, err

@@ -45,21 +45,6 @@ func TestCountFlows(t *testing.T) {
 	}
 }
 
-// Only open TCP connections keep a bucket, and only those of the slots asked for.
-func TestLiveSlots(t *testing.T) {
-	a := flowsAgent(t, sevenFlows)
-	slots := hashring.NewSet(1024)
-	kept := a.layout.Bucket(netip.MustParseAddr("192.0.2.200"))
-	for _, last := range []string{"192.0.2.200", "192.0.2.202", "192.0.2.203"} {
-		slots.Add(a.layout.Bucket(netip.MustParseAddr(last)))
-	}
-	live, err := a.liveSlots(slots)
-	must(t, err)
-	if live.Count() != 1 || !live.Has(kept) {
-		t.Errorf("live: %v, want %d", live, kept)
-	}
-}
-
 func TestFlowsThatCannotBeListed(t *testing.T) {
 	broken := errors.New("no conntrack")
 	a := flowsAgent(t, func() iter.Seq2[nft.Flow, error] {
@@ -67,8 +52,5 @@ func TestFlowsThatCannotBeListed(t *testing.T) {
 	})
 	if _, err := a.countFlows(); !errors.Is(err, broken) {
 		t.Errorf("counting: %v", err)
-	}
-	if _, err := a.liveSlots(hashring.NewSet(1024)); !errors.Is(err, broken) {
-		t.Errorf("looking: %v", err)
 	}
 }

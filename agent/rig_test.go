@@ -99,7 +99,6 @@ func testConfig(t *testing.T, name string) Config {
 	spec := exampleSpec()
 	spec.Buckets = buckets
 	spec.Services[0].Health = nil
-	spec.Services[0].Linger = LingerNone // its flows never end, and nobody should wait for them
 	return Config{
 		Name: name, Interface: "eth0", Address: netip.MustParseAddr("192.0.2.11"), Weight: DefaultWeight,
 		StateDir: filepath.Join(dir, "state"), Cluster: "web", Insecure: true, Port: DefaultPort, BeaconPort: DefaultBeaconPort,
@@ -133,9 +132,10 @@ func newRig(t *testing.T, name string, change ...func(*Config)) *rig {
 	l.send = func(string, []byte) {}
 	l.known = func() []gossip.Peer { return nil }
 	l.find = func(hashring.Set) {}
+	noFlows := func(slots hashring.Set) (hashring.Set, error) { return hashring.NewSet(slots.Cap()), nil }
 	r.agent = &agent{
 		cfg: cfg, opts: Options{Version: "test", Leave: r.leave, Log: l.log}, loop: l, wire: r.link, cluster: r.members,
-		control: newControl(socket), attach: func(context.Context) error { return nil }, mac: mac, flows: sevenFlows, layout: layout, look: 20 * time.Millisecond, started: time.Now(),
+		control: newControl(socket), attach: func(context.Context) error { return nil }, mac: mac, flows: sevenFlows, live: noFlows, layout: layout, look: 20 * time.Millisecond, started: time.Now(),
 	}
 	t.Cleanup(func() {
 		if r.cancel != nil {

@@ -104,7 +104,7 @@ func TestRunRefuses(t *testing.T) {
 			return func() error { return os.Remove(path) }, errors.Join(os.MkdirAll(cfg.StateDir, 0o700), os.WriteFile(path, []byte("{"), 0o600))
 		}, "state.json is damaged"},
 		{"another agent has the packet filter", func(_ *testing.T, cfg *Config, _, _ *lab.Namespace) (func() error, error) {
-			f, err := install(*cfg, must1(hashring.NewLayout(cfg.Cluster, cfg.Spec.Seed, cfg.Spec.Buckets)), must1(link.ParseClusterMAC("multicast", cfg.Spec.VIPs)).HardwareAddr())
+			f, err := install(filterSpec(*cfg, must1(hashring.NewLayout(cfg.Cluster, cfg.Spec.Seed, cfg.Spec.Buckets)), must1(link.ParseClusterMAC("multicast", cfg.Spec.VIPs)).HardwareAddr()))
 			if err != nil {
 				return nil, err
 			}
@@ -219,7 +219,7 @@ func TestInstall(t *testing.T) {
 	ns, _ := host(t)
 	cfg := testConfig(t, "a")
 	must(t, ns.Do(func() error {
-		f, err := install(cfg, must1(hashring.NewLayout(cfg.Cluster, cfg.Spec.Seed, cfg.Spec.Buckets)), must1(link.ParseClusterMAC("unicast", cfg.Spec.VIPs)).HardwareAddr())
+		f, err := install(filterSpec(cfg, must1(hashring.NewLayout(cfg.Cluster, cfg.Spec.Seed, cfg.Spec.Buckets)), must1(link.ParseClusterMAC("unicast", cfg.Spec.VIPs)).HardwareAddr()))
 		if err != nil {
 			return err
 		}
@@ -231,7 +231,7 @@ func TestInstall(t *testing.T) {
 		}
 		return f.Close()
 	}))
-	if _, err := install(cfg, hashring.Layout{Buckets: hashring.MaxBuckets + 1, Seed: 1}, nil); err == nil {
+	if _, err := install(filterSpec(cfg, hashring.Layout{Buckets: hashring.MaxBuckets + 1, Seed: 1}, nil)); err == nil {
 		t.Error("too many buckets")
 	}
 }

@@ -57,6 +57,7 @@ type agent struct {
 	attach   func(context.Context) error // brings the VIPs up; one call at a time
 	mac      link.ClusterMAC
 	flows    flowLister
+	live     func(hashring.Set) (hashring.Set, error) // which of the slots have flows that linger
 	layout   hashring.Layout
 	look     time.Duration // see lookPeriod
 	started  time.Time
@@ -77,7 +78,7 @@ func (a *agent) run(ctx context.Context) error {
 	}
 	l.find = func(slots hashring.Set) {
 		group.Go(func() error {
-			live, err := a.liveSlots(slots)
+			live, err := a.live(slots)
 			l.post(node.FlowsFound{Live: live, Err: err})
 			return nil // the core has the error, and tries again
 		})

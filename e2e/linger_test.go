@@ -67,3 +67,23 @@ func TestOpenConnectionsSurvivePlannedChanges(t *testing.T) {
 		return nil
 	})
 }
+
+// At the deadline of a drain what is left of the node's connections is ended at
+// both ends, and nobody else's.
+func TestDeadlineOfADrain(t *testing.T) {
+	l := cluster(t, 3, func(_ int, c *lab.AgentConfig) { c.Spec.DrainTimeout = "3s" })
+	node := l.Nodes[1]
+	clients := listen(t, l)
+	served := count(clients.allServed(t), node)
+	held := l.Hold(lab.HoldConfig{})
+	defer held.Stop()
+	must(t, held.WaitOpen(patiently(t)))
+	from := l.Now()
+	run(t, node, "drain", "--wait")
+	inPhase(t, "drained", node, node)
+	r := held.Report(lab.Window{From: from, To: l.Now()}, node)
+	if r.Reset != served || r.OthersBroken > 0 || r.Stalled > 0 {
+		t.Errorf("%d connections of the drained node, %d reset, %d of others broken, %d stalled",
+			served, r.Reset, r.OthersBroken, r.Stalled)
+	}
+}
