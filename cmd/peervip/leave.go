@@ -11,23 +11,26 @@ import (
 	"github.com/peervip/peervip/agent"
 )
 
-// leaveTimeout is longer than an agent takes: 10 s for its heirs, 3 s for the
-// goodbye, and a moment to clean up.
-const leaveTimeout = 30 * time.Second
+// leaveTimeout is longer than an agent takes by default: 5 minutes for its open
+// connections, 10 s for its heirs, 3 s for the goodbye, and a moment to clean up.
+const leaveTimeout = 6 * time.Minute
 
 // newLeaveCommand is `peervip leave`.
 func newLeaveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "leave",
 		Short: "Hand over everything and stop this node's agent",
-		Long: `The agent hands its buckets to the others, says goodbye and ends; the command
-returns when it has, and the host is as it was before. A service manager may
-start it again: stop the service there instead, which does the same.`,
+		Long: `The agent hands its buckets to the others, goes on with the connections that
+are open until the last one ends or spec.drain_timeout is over, says goodbye and
+ends; the command returns when it has, and the host is as it was before. A
+service manager may start it again: stop the service there instead, which does
+the same.`,
 		Args: usageArgs(cobra.NoArgs),
 	}
 	o := addOutputFlag(cmd)
+	timeout := cmd.Flags().Duration("timeout", leaveTimeout, "give up waiting after this; the agent goes on")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		r, err := leave(cmd.Context(), newClient(cmd), progressPeriod, leaveTimeout)
+		r, err := leave(cmd.Context(), newClient(cmd), progressPeriod, *timeout)
 		if err != nil {
 			return err
 		}
