@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"slices"
 
 	"github.com/google/nftables"
 )
@@ -32,23 +31,17 @@ const (
 	PeerLimit = 256
 )
 
-// toBeacons sends beacons to their chain.
+// toBeacons sends beacons, of all that comes for a VIP, to their chain.
 func toBeacons(s Spec) []rule {
 	if s.BeaconPort == 0 {
 		return nil
 	}
-	return []rule{isBeacon(s).then(rule{gotoChain(beaconChain)})}
-}
-
-// isBeacon matches a packet for a VIP that is a beacon.
-func isBeacon(s Spec) rule {
-	if len(s.VIPs) == 1 {
-		return rule{udpTo(s.BeaconPort)}
+	to := rule{udpTo(s.BeaconPort)}
+	if len(s.VIPs) > 1 {
+		to = append(to, ipDst(s.VIPs[0]))
 	}
-	return rule{udpTo(s.BeaconPort), ipDst(s.VIPs[0])}
+	return []rule{append(to, gotoChain(beaconChain))}
 }
-
-func (r rule) then(more rule) rule { return append(slices.Clone(r), more...) }
 
 // withBeacons adds the chain for beacons.
 func withBeacons(t table, s Spec) table {
@@ -66,19 +59,20 @@ func withBeacons(t table, s Spec) table {
 	return t
 }
 
-// arrivedBeacons are the rules for beacons that come to the stack: the cluster's
-// must not need room in the conntrack table. What came in pieces, or to a NIC's
-// own MAC address, has not been looked at and is none.
-func arrivedBeacons(s Spec) []rule {
+// withArrivedBeacons adds the chain for beacons that come to the stack: the
+// cluster's must not need room in the conntrack table. What came in pieces, or to
+// a NIC's own MAC address, has not been looked at and is none.
+func withArrivedBeacons(t table, s Spec) table {
 	if s.BeaconPort == 0 {
-		return nil
+		return t
 	}
-	beacon := isBeacon(s)
-	return []rule{
-		beacon.then(rule{notMarkedHost(), count(counterBeaconsForeign), drop()}),
-		beacon.then(rule{etherDst(isNot, s.ClusterMAC), count(counterBeaconsForeign), drop()}),
-		beacon.then(rule{notrack()}),
-	}
+	t.counters = append(t.counters, counterBeaconsForeign)
+	t.chains = append(t.chains, chain{beaconChain, nil, []rule{
+		{notMarkedHost(), count(counterBeaconsForeign), drop()},
+		{etherDst(isNot, s.ClusterMAC), count(counterBeaconsForeign), drop()},
+		{notrack()},
+	}})
+	return t
 }
 
 func peersOf() set {

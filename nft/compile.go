@@ -86,7 +86,7 @@ func stackTable(s Spec) table {
 				{toVIP(s), iifname(is, s.Interface), gotoChain("arrived")},
 			}, untracked(s))},
 			{"output", &hook{point: output, priority: rawPriority}, untracked(s)},
-			{"arrived", nil, slices.Concat(arrivedBeacons(s), []rule{
+			{"arrived", nil, slices.Concat(toBeacons(s), []rule{
 				// A client that still has a NIC's own MAC for the VIP sends to that node
 				// alone. It is served, since nobody else sees its packets, and counted,
 				// since it bypasses the buckets: an operator should know.
@@ -97,9 +97,7 @@ func stackTable(s Spec) table {
 			tracking(),
 		},
 	}
-	if s.BeaconPort != 0 {
-		t.counters = append(t.counters, counterBeaconsForeign)
-	}
+	t = withArrivedBeacons(t, s)
 	t = withServices(t, s)
 	return withTransitions(t, s)
 }
@@ -173,7 +171,7 @@ func withServices(t table, s Spec) table {
 			}
 			rules := stateRules(s, i, state)
 			if t.family == netdev {
-				rules = slices.Concat(withoutLease(s), rules)
+				rules = underLease(s, rules)
 			}
 			t.chains = append(t.chains, chain{name, nil, rules})
 		}

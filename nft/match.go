@@ -210,6 +210,14 @@ func oifnameIn(set string) term {
 	}}
 }
 
+// tagged matches a packet that has a tag.
+func tagged() term {
+	return term{"meta priority != none", nil, []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyPRIORITY, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: hostUint32(0)},
+	}}
+}
+
 // marked matches a packet with the mark, which a socket gives it (SO_MARK).
 func marked(mark uint32) term {
 	return term{fmt.Sprintf("meta mark 0x%x", mark), nil, metaIs(expr.MetaKeyMARK, hostUint32(mark))}

@@ -1,14 +1,12 @@
 package nft
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"time"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
@@ -103,12 +101,14 @@ func (f feature) probe(c *nftables.Conn) error {
 var features = []feature{
 	{"nftables' connection tracking match", "3.14", "CONFIG_NF_TABLES_INET and CONFIG_NFT_CT", inet, false, probeChain(tracking())},
 	{"nftables' rate limit", "3.14", "CONFIG_NFT_LIMIT", inet, false, probeChain(chain{"c", nil, []rule{{upTo(fragmentRate, fragmentBurst)}}})},
+	{"nftables' sets of concatenated values", "4.1", "CONFIG_NF_TABLES_INET and CONFIG_NFT_CT", inet, false, probeLists},
 	{"nftables' ingress hook", "4.2", "CONFIG_NF_TABLES_NETDEV and CONFIG_NETFILTER_INGRESS", netdev, false, probeChain(chain{"c", &hook{ingress, ingressPriority, "lo"}, nil})},
 	{"nftables' set elements with a timeout that packets prolong", "4.2", "CONFIG_NF_TABLES_NETDEV", netdev, false, probeLease},
 	{"nftables' setting of the packet type", "4.5", "CONFIG_NF_TABLES_NETDEV", netdev, false, probeChain(chain{"c", nil, []rule{{setPktType("host")}}})},
 	{"nftables' hash of the source address and verdict maps", "4.9", "CONFIG_NFT_HASH", netdev, false, probeHash},
 	{"nftables' notrack", "4.9", "CONFIG_NFT_CT", inet, false, probeChain(chain{"c", nil, []rule{{notrack()}}})},
 	{"nftables' named counters", "4.10", "CONFIG_NF_TABLES_NETDEV", netdev, false, probeCounter},
+	{"nftables' sets that count packets by element", "5.7", "CONFIG_NF_TABLES_NETDEV", netdev, false, probePeers},
 	{"nftables' tables with an owner", "5.12", "CONFIG_NF_TABLES_INET", inet, true, func(*nftables.Conn, *nftables.Table) error { return nil }},
 	{"nftables' egress hook", "5.16", "CONFIG_NF_TABLES_NETDEV and CONFIG_NETFILTER_EGRESS", netdev, false, probeChain(chain{"c", &hook{egress, 0, "lo"}, nil})},
 }
@@ -142,15 +142,27 @@ func probeCounter(c *nftables.Conn, t *nftables.Table) error {
 	return probeChain(chain{"c", nil, []rule{{count("n")}}})(c, t)
 }
 
-// probeLease is `update @lease { 1 timeout 1s }`.
+// probeLease is `update @lease { oifname timeout 1s }`.
 func probeLease(c *nftables.Conn, t *nftables.Table) error {
-	set := &nftables.Set{Table: t, Name: "lease", KeyType: nftables.TypeMark, KeyByteOrder: binaryutil.NativeEndian,
-		Dynamic: true, HasTimeout: true, Size: 1}
-	if err := c.AddSet(set, nil); err != nil {
+	if err := c.AddSet(leaseOf(Spec{Lease: time.Second}).library(t), nil); err != nil {
 		return err
 	}
-	return probeChain(chain{"c", nil, []rule{{term{exprs: []expr.Any{
-		&expr.Immediate{Register: 1, Data: binary.NativeEndian.AppendUint32(nil, 1)},
-		&expr.Dynset{SrcRegKey: 1, SetName: set.Name, Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: time.Second},
-	}}}}})(c, t)
+	return probeChain(chain{"c", nil, []rule{{prolong(leaseSet, time.Second)}}})(c, t)
+}
+
+func probePeers(c *nftables.Conn, t *nftables.Table) error {
+	return c.AddSet(peersOf().library(t), nil)
+}
+
+// probeLists is what lingering needs beside: lists of flows, tags, and conntrack's
+// word on a connection.
+func probeLists(c *nftables.Conn, t *nftables.Table) error {
+	for _, s := range flowLists() {
+		if err := c.AddSet(s.library(t), nil); err != nil {
+			return err
+		}
+	}
+	return probeChain(chain{"c", nil, []rule{
+		{flowIn(listedSet), portlessFlowIn(listedPortless), setTag(firstTag), ctAssured()},
+	}})(c, t)
 }

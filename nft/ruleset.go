@@ -1,8 +1,9 @@
 // Package nft is what a packet for the VIP meets in this node's kernel: the
-// rules as printable values, the filter that holds them and moves buckets, the
-// probe of what the kernel can do, and the flows that conntrack knows. It must
-// know nothing of peers, placement or time: it is told which state each bucket
-// has.
+// rules as printable values, the filter that holds them, moves buckets and arms
+// the lease, the probe of what the kernel can do, and the flows that conntrack
+// knows, to be watched and ended. It must know nothing of placement, membership or
+// the meaning of a beacon: it is told which state each bucket has, whether this
+// node may serve, and from which addresses beacons come.
 package nft
 
 import (

@@ -95,7 +95,7 @@ func withTransitions(t table, s Spec) table {
 	tags := set{name: tagSet, typ: nftables.TypeClassID}
 	t.counters = append(t.counters, counterResetsHeld)
 	t.chains = append(t.chains,
-		chain{"transition", &hook{point: prerouting, priority: transitionPriority}, []rule{{tagVerdict(tagSet)}}},
+		chain{"transition", &hook{point: prerouting, priority: transitionPriority}, []rule{{tagged(), tagVerdict(tagSet)}}},
 		chain{"postrouting", &hook{point: postrouting, priority: resetPriority}, []rule{
 			{fromVIP(s), tcpBareReset(), gotoChain("resets")},
 		}})
