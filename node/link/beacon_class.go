@@ -49,15 +49,15 @@ const (
 // cgroup where the kernel has CONFIG_RT_GROUP_SCHED; a better nice value
 // CAP_SYS_NICE or RLIMIT_NICE.
 func favour() (Class, error) {
+	return favourBy(func(attr *unix.SchedAttr) error { return unix.SchedSetAttr(0, attr, 0) })
+}
+
+func favourBy(set func(*unix.SchedAttr) error) (Class, error) {
 	// The normal classes may wake up late by so many nanoseconds (prctl(2)), and before
 	// Linux 6.13 the real-time ones too.
 	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0); err != nil {
 		return ClassNormal, fmt.Errorf("setting the timer slack: %w", err)
 	}
-	return favourBy(func(attr *unix.SchedAttr) error { return unix.SchedSetAttr(0, attr, 0) })
-}
-
-func favourBy(set func(*unix.SchedAttr) error) (Class, error) {
 	var errs []error
 	for _, try := range []struct {
 		class Class
