@@ -21,8 +21,8 @@ type books struct {
 	worstGap    Time // of the orphans, as long as some node could serve all the time
 	takes       int
 
-	flows  map[*simFlow]bool // that live
-	resets int               // of flows of a node that lives, by another
+	flows  [][]*simFlow // that live, by slot
+	resets int          // of flows, by another node than theirs
 	// strictFlows makes the end of a flow by another node, or by its own that no
 	// longer accepts it, a fault (invariant 4).
 	strictFlows bool
@@ -39,7 +39,7 @@ type books struct {
 
 func newBooks(slots int) books {
 	return books{
-		flows: map[*simFlow]bool{}, owners: make([]int, slots), doubleSince: make([]Time, slots), orphanSince: make([]Time, slots),
+		flows: make([][]*simFlow, slots), owners: make([]int, slots), doubleSince: make([]Time, slots), orphanSince: make([]Time, slots),
 	}
 }
 

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"slices"
 	"time"
 
 	"github.com/peervip/peervip/hashring"
@@ -28,8 +29,8 @@ func (w *world) clients(every, during Time) {
 			for _, n := range w.nodes {
 				if n.kernel.Has(slot) {
 					f := &simFlow{slot: slot, home: n, ends: w.now + w.randomly(8*time.Second)}
-					w.flows[f] = true
-					w.at(f.ends-w.now, func() { delete(w.flows, f) })
+					w.flows[slot] = append(w.flows[slot], f)
+					w.at(f.ends-w.now, func() { w.endFlows(slot, func(o *simFlow) bool { return o == f }) })
 				}
 			}
 		}
@@ -46,42 +47,37 @@ func (w *world) judgeLoss(n *simNode, slot Slot, next State) {
 	if next != None || n.core == nil || n.core.phase == Leaving && n.lastOne {
 		return
 	}
-	for f := range w.flows {
-		if f.home == n && f.slot == slot {
-			delete(w.flows, f)
-			if w.strictFlows {
-				w.fault("invariant 4: %s (%s) no longer accepts a flow of its own in slot %d", n.name, n.core.phase, slot)
-			}
-		}
+	lost := w.endFlows(slot, func(f *simFlow) bool { return f.home == n })
+	if lost > 0 && w.strictFlows {
+		w.fault("invariant 4: %s (%s) no longer accepts %d flows of its own in slot %d", n.name, n.core.phase, lost, slot)
 	}
+}
+
+// endFlows ends flows of the slot.
+func (w *world) endFlows(slot Slot, which func(*simFlow) bool) (ended int) {
+	before := len(w.flows[slot])
+	w.flows[slot] = slices.DeleteFunc(w.flows[slot], which)
+	return before - len(w.flows[slot])
 }
 
 // judgeResets is what the packets of the slot's flows meet elsewhere: a node that
 // owns the slot resets what it does not know; in the other states it is silent.
 func (w *world) judgeResets(slot Slot) {
-	for f := range w.flows {
-		if f.slot != slot {
-			continue
+	w.resets += w.endFlows(slot, func(f *simFlow) bool {
+		i := slices.IndexFunc(w.nodes, func(n *simNode) bool { return n != f.home && n.states[slot] == Own })
+		if i >= 0 && w.strictFlows && f.home.core != nil {
+			w.fault("invariant 4: %s resets a flow of %s in slot %d (there %s)", w.nodes[i].name, f.home.name, slot, f.home.states[slot])
 		}
-		for _, n := range w.nodes {
-			if n != f.home && n.states[slot] == Own {
-				delete(w.flows, f)
-				w.resets++
-				if w.strictFlows && f.home.core != nil {
-					w.fault("invariant 4: %s resets a flow of %s in slot %d (there %s)", n.name, f.home.name, slot, f.home.states[slot])
-				}
-				break
-			}
-		}
-	}
+		return i >= 0
+	})
 }
 
 // flowsOf are the slots in which the node's kernel knows flows.
 func (w *world) flowsOf(n *simNode) hashring.Set {
 	set := hashring.NewSet(len(w.owners))
-	for f := range w.flows {
-		if f.home == n {
-			set.Add(f.slot)
+	for slot, flows := range w.flows {
+		if slices.ContainsFunc(flows, func(f *simFlow) bool { return f.home == n }) {
+			set.Add(slot)
 		}
 	}
 	return set
@@ -90,9 +86,9 @@ func (w *world) flowsOf(n *simNode) hashring.Set {
 // cutFlows ends the flows of the slots that live on the node; all, if there are no
 // slots.
 func (w *world) cutFlows(n *simNode, slots hashring.Set) {
-	for f := range w.flows {
-		if f.home == n && (slots.Empty() || slots.Has(f.slot)) {
-			delete(w.flows, f)
+	for slot := range w.flows {
+		if slots.Empty() || slots.Has(slot) {
+			w.endFlows(slot, func(f *simFlow) bool { return f.home == n })
 		}
 	}
 }
