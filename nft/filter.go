@@ -100,9 +100,10 @@ func prepareSocket(c *netlink.Conn) error {
 }
 
 // Install puts the rules into the kernel, in one transaction, with every bucket
-// in state none, no peers and no lease. Rules of an earlier Install, an abandoned guard, and tables of
-// our name that nobody owns are replaced. If another agent owns the tables it
-// waits a moment for that agent to be gone, then says so and has changed nothing.
+// in state none, no peers and no lease. Rules of an earlier Install, an abandoned
+// guard, and tables of our name that nobody owns are replaced. If another agent
+// owns the tables it waits a moment for that agent to be gone, then says so and
+// has changed nothing.
 //
 // Since Linux 6.16 the kernel takes rules for an interface that does not exist:
 // whoever calls must have looked.

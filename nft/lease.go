@@ -12,6 +12,9 @@ import (
 // beacon with the lease's mark leaves the interface; what leaves without the mark,
 // such as a peer's beacon that this node forwards, does not. A beacon never brings
 // back a lease that has run out, however late it leaves: only Filter.Apply does.
+// The egress hook sees a frame of a packet socket as IPv4 if it is sent with that
+// protocol (ETH_P_IP, or 0: the kernel looks), and not past the queueing discipline
+// (PACKET_QDISC_BYPASS).
 const (
 	leaseSet        = "lease"
 	unleasedChain   = "unleased"

@@ -75,3 +75,13 @@ func favourBy(set func(*unix.SchedAttr) error) (Class, error) {
 	}
 	return ClassNormal, errors.Join(errs...)
 }
+
+// relax makes the calling thread a normal one again. Threads that come of it stay
+// normal: to take that back would need a permission.
+func relax() error {
+	attr := unix.SchedAttr{Policy: unix.SCHED_NORMAL, Flags: unix.SCHED_FLAG_RESET_ON_FORK}
+	if err := unix.SchedSetAttr(0, &attr, 0); err != nil {
+		return fmt.Errorf("leaving the scheduling class of the beacon thread: %w", err)
+	}
+	return nil
+}

@@ -54,6 +54,26 @@ func TestTheSendingThreadAloneIsRealTime(t *testing.T) {
 	}
 }
 
+// The class is given back, since not every thread ends: Go parks its main thread when the
+// goroutine that was locked to it has ended.
+func TestTheClassIsGivenBack(t *testing.T) {
+	b := lone(t, time.Hour, nil)
+	b.sender.bell.ring(ringStop)
+	var attr *unix.SchedAttr
+	if err := onThreadOfItsOwn(func() (err error) {
+		if err := b.sender.run(says("x", false)); err != nil {
+			return err
+		}
+		attr, err = unix.SchedGetAttr(0, 0)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if attr.Policy != unix.SCHED_NORMAL || attr.Nice != 0 {
+		t.Errorf("the kernel says %+v", *attr)
+	}
+}
+
 // spawn makes Go start threads.
 func spawn(t *testing.T) {
 	var all sync.WaitGroup

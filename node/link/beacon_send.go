@@ -29,20 +29,20 @@ func (b *Beacons) Send(ctx context.Context, build Build) error {
 	s.bell.hush(ringStop)
 	defer onDone(ctx, func() { s.bell.ring(ringStop) })()
 
-	ended := make(chan struct{})
+	ended := make(chan error, 1)
 	go func() {
-		defer close(ended)
-		// Never unlocked: the thread ends with the goroutine, and its class with it.
+		// Never unlocked: the thread ends with the goroutine. (Go's main thread, if that
+		// is the one, is parked for good.)
 		runtime.LockOSThread()
-		s.run(build)
+		ended <- s.run(build)
 	}()
 
 	watch := time.NewTicker(time.Second)
 	defer watch.Stop()
 	for told := s.late.skipped.Load(); ; {
 		select {
-		case <-ended:
-			return nil
+		case err := <-ended:
+			return err
 		case <-watch.C:
 			if late := s.late.read(); late.Skipped != told {
 				b.link.log.Warn("beacons were late by more than their interval", "times", late.Skipped-told, "last by", late.LastSkip,
@@ -100,12 +100,13 @@ func newStanding(class Class, err error) *standing {
 	return &standing{class: class, reason: strings.ReplaceAll(err.Error(), "\n", "; ")}
 }
 
-func (s *sender) run(build Build) {
+func (s *sender) run(build Build) error {
 	s.standing.Store(newStanding(s.favour()))
 	defer s.standing.Store(&standing{})
 	s.pace = newPace(s.interval, s.bell.monotonic())
 	for s.turn(build) {
 	}
+	return relax()
 }
 
 // turn sends a beacon if one is due, or else sleeps till one may be; it returns false
