@@ -9,12 +9,14 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/peervip/peervip/agent"
 	"github.com/peervip/peervip/e2e/lab"
 )
 
 // newLabCommand is `peervip lab`: the whole thing on one machine.
 func newLabCommand() *cobra.Command {
 	var opts lab.Options
+	var interval time.Duration
 	cmd := &cobra.Command{
 		Use:   "lab",
 		Short: "Show everything on this machine: nodes, clients and a switch in network namespaces",
@@ -31,6 +33,7 @@ everything when it ends, also by Ctrl-C.`,
 				return fmt.Errorf("finding this program's file, to run it as the nodes' agents: %w", err)
 			}
 			opts.Binary, opts.Out = binary, cmd.OutOrStdout()
+			opts.Detect.Interval = interval.String()
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
 			defer stop()
 			return lab.Run(ctx, opts)
@@ -41,6 +44,8 @@ everything when it ends, also by Ctrl-C.`,
 	flags.IntVar(&opts.Clients, "clients", lab.MaxSources, fmt.Sprintf("client addresses, 1 to %d", lab.MaxSources))
 	flags.DurationVar(&opts.Watch, "watch", 3*time.Second, "how long to watch each step once it has settled")
 	flags.DurationVar(&opts.Rest, "rest", 10*time.Second, "how long to measure the agents at rest")
+	flags.DurationVar(&interval, "interval", agent.DefaultInterval, "the agents' spec.detect.interval")
+	flags.IntVar(&opts.Detect.Misses, "misses", agent.DefaultMisses, "the agents' spec.detect.misses")
 	flags.BoolVar(&opts.Keep, "keep", false, "leave everything up until Ctrl-C, and tell how to look around")
 	return cmd
 }

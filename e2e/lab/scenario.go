@@ -21,6 +21,8 @@ type Options struct {
 	Watch time.Duration
 	// Rest is how long the agents are measured at rest; 0 means 5 s.
 	Rest time.Duration
+	// Detect is how soon a silent node is dead; zero is the agents' default.
+	Detect DetectSection
 	// Keep leaves everything up afterwards, until ctx ends.
 	Keep bool
 	Out  io.Writer
@@ -41,7 +43,10 @@ func Run(ctx context.Context, opts Options) (err error) {
 	if opts.Nodes < 2 {
 		return fmt.Errorf("%d nodes cannot share an address: choose 2 to %d", opts.Nodes, MaxNodes)
 	}
-	l, err := New(ctx, Config{Binary: opts.Binary, Nodes: opts.Nodes, Sources: opts.Clients})
+	l, err := New(ctx, Config{
+		Binary: opts.Binary, Nodes: opts.Nodes, Sources: opts.Clients,
+		Agent: func(_ int, c *AgentConfig) { c.Spec.Detect = opts.Detect },
+	})
 	if err != nil {
 		return err
 	}

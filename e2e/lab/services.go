@@ -128,6 +128,10 @@ func (s *services) talkTo(c net.Conn) {
 	}
 }
 
+// echoBuffer holds what all sources send in some seconds: a service that is not
+// scheduled for a while must be late, not lossy, or it would pass for an outage.
+const echoBuffer = 16 << 20
+
 // listenEcho opens the UDP socket that also tells which address a datagram was
 // sent to: a socket bound to no address would answer from the NIC's.
 func listenEcho() (*net.UDPConn, error) {
@@ -138,12 +142,14 @@ func listenEcho() (*net.UDPConn, error) {
 	raw, err := conn.SyscallConn()
 	if err == nil {
 		ctlErr := raw.Control(func(fd uintptr) {
-			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+			err = errors.Join(
+				unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1),
+				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, echoBuffer))
 		})
 		err = errors.Join(err, ctlErr)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("asking for IP_PKTINFO: %w", err), conn.Close())
+		return nil, errors.Join(fmt.Errorf("preparing the echo socket: %w", err), conn.Close())
 	}
 	return conn, nil
 }
