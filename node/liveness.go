@@ -1,0 +1,317 @@
+package node
+
+import (
+	"cmp"
+	"slices"
+)
+
+// Medium is a way that beacons take.
+type Medium uint8
+
+const (
+	// Wire: the segment of the VIP, by the cluster MAC, as the clients' packets come.
+	Wire Medium = iota
+	// Unicast: plain datagrams between node addresses, perhaps on another network.
+	Unicast
+
+	mediums = int(Unicast) + 1
+)
+
+func (m Medium) String() string {
+	if m == Wire {
+		return "wire"
+	}
+	return "unicast"
+}
+
+// Detect is the timing of liveness and lease, the same on all nodes. The proof in
+// liveness_mark.go needs A + L < D; what lies between is for the way from the
+// sender's look at the clock to the egress hook.
+type Detect struct {
+	Interval Time // from one beacon to the next
+	D        Time // a peer silent for so long is dead
+	A        Time // a beacon may carry the mark while the peers have heard one not older than this
+	L        Time // for so long a marked beacon prolongs the lease
+	Return   Time // a dead peer that speaks steadily for so long is alive again
+}
+
+// NewDetect returns the timing that follows from the interval and how many
+// beacons must be missed.
+func NewDetect(interval Time, misses int) Detect {
+	d := interval * Time(misses)
+	return Detect{Interval: interval, D: d, A: d * 3 / 10, L: d * 6 / 10, Return: 1e9}
+}
+
+// quiet is how long a peer must have been silent before the lease no longer waits
+// for its acknowledgement: long, since a peer that is silent may still hold this
+// node dead, but short enough that the lease outlives the peer's death. With its
+// last beacon the dead peer has acknowledged one that is up to two intervals older;
+// the last marked beacon leaves A after that one, or up to an interval before; the
+// next leaves up to one after the peer is quiet; and one is for what is late.
+func (d Detect) quiet() Time { return max(d.A, min(d.D/2, d.A+d.L-5*d.Interval)) }
+
+// Standing is what this node holds of an incarnation.
+type Standing uint8
+
+const (
+	// Unheard: known by its name, but no fresh beacon has come, of it or about it.
+	Unheard Standing = iota
+	// Alive: heard by this node, or by somebody whom this node hears.
+	Alive
+	// Dead: silent for D, and not yet steadily back.
+	Dead
+	// Refused: another incarnation has its name and is not dead.
+	Refused
+)
+
+var standingNames = [...]string{Unheard: "unheard", Alive: "alive", Dead: "dead", Refused: "refused"}
+
+func (s Standing) String() string { return standingNames[s] }
+
+// MarshalText writes the standing's name.
+func (s Standing) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// StandingChange is a transition of one incarnation.
+type StandingChange struct {
+	Incarnation
+	From, To Standing
+}
+
+// neighbour is what liveness knows of one incarnation. Times without a word are
+// on the attentive clock.
+type neighbour struct {
+	Incarnation
+	key      PeerKey
+	standing Standing
+	named    bool // told of by the shell: it stays though it is silent
+	clone    bool // refused, and the incarnation that has the name has spoken since
+
+	// What came from it, by itself.
+	met         bool // it has once named this incarnation of this node: no replay of an earlier life
+	seq         Seq  // of the last beacon that was looked at
+	firstAt     Time // when it was admitted
+	spokeAt     Time // a beacon of it came, believed or not; never: noTime
+	speaksSince Time // spokeAt when it last began after a silence of D
+	heardAt     Time // a sign of life by itself; never: noTime
+	heard       Seq  // the number of that one
+	mediums     [mediums]struct {
+		seq Seq
+		at  Time // never: noTime
+	}
+
+	// Signs of life, by itself or through others.
+	seenSeq Seq
+	seenAt  Time // when seenSeq last grew; never: noTime
+	// Signs of a return, while it is dead.
+	backSeq            Seq
+	backAt, backSeenAt Time // of the first and the last in a steady row; never: noTime
+
+	// What it says.
+	serving   bool
+	phase     Phase
+	wireProof bool
+	group     int       // nodes that it holds alive, and itself
+	holdsDead []PeerKey // in rising order
+	me        AckFlags  // of this node
+	acked     Seq       // the last beacon of this node that it says to have heard
+
+	// proven is the last beacon of this node of which it is known to have had a
+	// sign, from this node or through another (see liveness_mark.go).
+	proven Seq
+	said   [8]utterance // the last beacons of it that told of this node
+	next   int
+}
+
+// utterance is one beacon of a neighbour, and which beacon of this node it told of.
+type utterance struct{ seq, mine Seq }
+
+const noTime = Time(-1 << 62)
+
+// Liveness is the state machine of who is heard, who is alive, and how long this
+// node may keep its lease. It must be used by one goroutine, and called at least
+// every Interval: a longer gap counts as a stall of this node, in which the
+// silence of others means nothing. The times given to it are read when it is
+// called, and never run backwards.
+type Liveness struct {
+	self   Incarnation
+	key    PeerKey
+	detect Detect
+	now    Time
+	// slept is how long this node was stalled, in all. now-slept is the attentive
+	// clock, on which silence is measured.
+	slept      Time
+	neighbours []*neighbour // in rising order of their keys
+	changes    []StandingChange
+}
+
+// NewLiveness returns the liveness of a node that has heard nobody yet.
+func NewLiveness(self Incarnation, detect Detect) *Liveness {
+	return &Liveness{self: self, key: KeyOf(self), detect: detect}
+}
+
+// wake moves the clocks. It returns the attentive one.
+func (l *Liveness) wake(now Time) Time {
+	if gap := now - l.now; gap > 2*l.detect.Interval {
+		l.slept += gap - l.detect.Interval
+	}
+	l.now = max(l.now, now)
+	return l.now - l.slept
+}
+
+// Know tells of an incarnation of which others than beacons speak. It may then be
+// held alive through others before it was ever heard.
+func (l *Liveness) Know(now Time, inc Incarnation) {
+	att := l.wake(now)
+	if n := l.find(inc); n != nil {
+		n.named = true
+	} else if n := l.admit(inc, att); n != nil {
+		n.named = true
+	}
+}
+
+// Forget drops an incarnation that is gone for good. No change is told of it.
+func (l *Liveness) Forget(inc Incarnation) {
+	l.neighbours = slices.DeleteFunc(l.neighbours, func(n *neighbour) bool { return n.Incarnation == inc })
+}
+
+// Forgive takes all who speak and are held dead for alive at once. It is for a
+// node that gives up its buckets because it was held dead itself: the silence that
+// it saw was its own.
+func (l *Liveness) Forgive(now Time) {
+	att := l.wake(now)
+	for _, n := range l.neighbours {
+		if n.standing == Dead && att-n.seenAt < l.detect.D {
+			l.turn(n, Alive)
+		}
+	}
+}
+
+// Alive reports whether the incarnation is held alive.
+func (l *Liveness) Alive(inc Incarnation) bool {
+	n := l.find(inc)
+	return n != nil && n.standing == Alive
+}
+
+// Changes returns what has changed since the last call, and by the time that has
+// passed, by name.
+func (l *Liveness) Changes(now Time) []StandingChange {
+	att := l.wake(now)
+	for _, n := range l.neighbours {
+		switch {
+		case n.standing == Alive && att >= n.seenAt+l.detect.D:
+			n.backSeq, n.backAt, n.backSeenAt = n.seenSeq, noTime, noTime
+			l.turn(n, Dead)
+		case n.standing == Dead && l.returned(n, att):
+			l.turn(n, Alive)
+		}
+	}
+	// Who only passed by leaves no trace.
+	l.neighbours = slices.DeleteFunc(l.neighbours, func(n *neighbour) bool {
+		return !n.named && (n.standing == Unheard || n.standing == Refused) && att >= n.spokeAt+l.detect.D
+	})
+	changes := l.changes
+	l.changes = nil
+	slices.SortStableFunc(changes, func(a, b StandingChange) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Nonce, b.Nonce))
+	})
+	return changes
+}
+
+// Deadline is when Changes or MarkUntil may next say something new though nobody
+// has been heard. It is never more than an interval away while anybody is known,
+// since time that nobody looks at is no silence.
+func (l *Liveness) Deadline(now Time) Time {
+	att := l.wake(now)
+	if len(l.neighbours) == 0 {
+		return Forever
+	}
+	next := l.now + l.detect.Interval
+	for _, n := range l.neighbours {
+		for _, at := range [...]Time{n.seenAt + l.detect.D, n.seenAt + l.detect.quiet(), n.backAt + l.detect.Return} {
+			if at > att {
+				next = min(next, at+l.slept)
+			}
+		}
+	}
+	return next
+}
+
+// Forever is later than any time.
+const Forever = Time(1<<63 - 1)
+
+func (l *Liveness) turn(n *neighbour, to Standing) {
+	l.changes = append(l.changes, StandingChange{n.Incarnation, n.standing, to})
+	n.standing = to
+}
+
+// returned reports whether a dead neighbour has been back for long enough.
+func (l *Liveness) returned(n *neighbour, att Time) bool {
+	return n.backAt != noTime && att-n.backAt >= l.detect.Return && att-n.backSeenAt < l.detect.D/2
+}
+
+func (l *Liveness) search(key PeerKey) (int, bool) {
+	return slices.BinarySearchFunc(l.neighbours, key, func(n *neighbour, key PeerKey) int { return cmp.Compare(n.key, key) })
+}
+
+func (l *Liveness) find(inc Incarnation) *neighbour {
+	if i, ok := l.search(KeyOf(inc)); ok && l.neighbours[i].Incarnation == inc {
+		return l.neighbours[i]
+	}
+	return nil
+}
+
+// admit makes room for an incarnation and returns nil if there is none. One whose
+// name another has already is refused until that one is dead.
+func (l *Liveness) admit(inc Incarnation, att Time) *neighbour {
+	i, taken := l.search(KeyOf(inc))
+	if taken || inc == l.self || KeyOf(inc) == l.key { // two names or nonces with one hash
+		return nil
+	}
+	if len(l.neighbours) == MaxBeaconPeers {
+		if !l.evict(att) {
+			return nil
+		}
+		i, _ = l.search(KeyOf(inc))
+	}
+	n := &neighbour{
+		Incarnation: inc, key: KeyOf(inc),
+		firstAt: att, spokeAt: noTime, heardAt: noTime, seenAt: noTime, backAt: noTime, backSeenAt: noTime,
+	}
+	for m := range n.mediums {
+		n.mediums[m].at = noTime
+	}
+	if inc.Name == l.self.Name || l.holder(inc.Name) != nil {
+		n.standing = Refused
+	}
+	l.neighbours = slices.Insert(l.neighbours, i, n)
+	return n
+}
+
+// evict drops the neighbour that matters least, if one does not matter at all:
+// one that is silent and was never alive before one that is silent and dead.
+func (l *Liveness) evict(att Time) bool {
+	least := -1
+	for i, n := range l.neighbours {
+		if n.standing == Alive || att-n.spokeAt < l.detect.D || att-n.seenAt < l.detect.D {
+			continue
+		}
+		if least < 0 || n.standing != Dead && l.neighbours[least].standing == Dead {
+			least = i
+		}
+	}
+	if least < 0 {
+		return false
+	}
+	l.neighbours = slices.Delete(l.neighbours, least, least+1)
+	return true
+}
+
+// holder returns the incarnation that has the name; nil: none.
+func (l *Liveness) holder(name string) *neighbour {
+	for _, n := range l.neighbours {
+		if n.Name == name && n.standing != Refused {
+			return n
+		}
+	}
+	return nil
+}

@@ -1,0 +1,117 @@
+package node
+
+import (
+	"cmp"
+	"slices"
+)
+
+// NeighbourStatus is what is known of one incarnation, for people. An age of
+// Never means that it has not happened.
+type NeighbourStatus struct {
+	Incarnation
+	Standing Standing `json:"standing"`
+	Phase    Phase    `json:"phase"`
+	// Returning: held dead, and speaking again.
+	Returning bool `json:"returning"`
+	// Heard is how long ago a beacon of it came, by medium.
+	Heard [mediums]Time `json:"heard_ns"`
+	// Seen is how long ago anybody heard it, as far as is known.
+	Seen Time `json:"seen_ns"`
+	// Acked is the age of the last beacon of this node that it says to have heard
+	// itself; Proven the age of the last of which it has had a sign, itself or
+	// through others: the lease depends on that one.
+	Acked  Time `json:"acked_ns"`
+	Proven Time `json:"proven_ns"`
+	// HearsOnWire: it says that it hears this node on the wire.
+	HearsOnWire bool `json:"hears_on_wire"`
+	// WireProof: it is heard on the wire by a peer, and hears one there.
+	WireProof bool `json:"wire_proof"`
+	// Waits: the lease is not prolonged because it has not acknowledged anything
+	// young enough.
+	Waits bool `json:"waits"`
+	// HoldsDead: it says that this node is dead. Clone: another has its name.
+	HoldsDead bool `json:"holds_dead"`
+	Clone     bool `json:"clone"`
+}
+
+// Never is the age of what has not happened.
+const Never = Time(-1)
+
+// Status returns what is known of everybody, by name.
+func (l *Liveness) Status(now Time) []NeighbourStatus {
+	att := l.wake(now)
+	status := make([]NeighbourStatus, 0, len(l.neighbours))
+	for _, n := range l.neighbours {
+		s := NeighbourStatus{
+			Incarnation: n.Incarnation, Standing: n.standing, Phase: n.phase,
+			Returning: n.standing == Dead && att-n.seenAt < l.detect.D,
+			Seen:      age(att, n.seenAt),
+			Acked:     l.ackAge(n.acked), Proven: l.ackAge(n.proven),
+			HearsOnWire: n.onWire(att, l.detect.D), WireProof: n.wireProof,
+			Waits:     l.asked(n, att, l.detect.quiet()) && n.proven.Time()+l.detect.A <= l.now,
+			HoldsDead: n.me&AckDead != 0, Clone: n.clone,
+		}
+		for m := range n.mediums {
+			s.Heard[m] = age(att, n.mediums[m].at)
+		}
+		status = append(status, s)
+	}
+	slices.SortFunc(status, func(a, b NeighbourStatus) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Nonce, b.Nonce))
+	})
+	return status
+}
+
+func age(now, then Time) Time {
+	if then == noTime {
+		return Never
+	}
+	return now - then
+}
+
+func (l *Liveness) ackAge(acked Seq) Time {
+	if acked == 0 {
+		return Never
+	}
+	return l.now - acked.Time()
+}
+
+// onWire reports whether the neighbour, heard lately, says that it hears this node
+// on the wire.
+func (n *neighbour) onWire(att, d Time) bool {
+	return att-n.heardAt < d && n.me&AckOnWire != 0
+}
+
+// WireProof reports whether this node is heard on the wire by a peer and hears one
+// there, and whether a peer says so of itself. A node without it while others have
+// it is cut off. If nobody has it, nobody is: all are alike.
+func (l *Liveness) WireProof(now Time) (ok, othersHave bool) {
+	att, d := l.wake(now), l.detect.D
+	var hears, heard bool
+	for _, n := range l.neighbours {
+		if n.standing == Refused {
+			continue
+		}
+		hears = hears || att-n.mediums[Wire].at < d
+		heard = heard || n.onWire(att, d)
+		othersHave = othersHave || att-n.heardAt < d && n.wireProof
+	}
+	return hears && heard, othersHave
+}
+
+// SilentOnWire returns the neighbours, by key, to whom every beacon should go by
+// unicast too: those who speak, but from whom the wire has brought nothing for
+// D/4, or to whom it may bring nothing, by what they say of this node.
+func (l *Liveness) SilentOnWire(now Time) []Incarnation {
+	att, d := l.wake(now), l.detect.D
+	var silent []Incarnation
+	for _, n := range l.neighbours {
+		if att-n.spokeAt >= d && att-n.seenAt >= d {
+			continue
+		}
+		if att-n.mediums[Wire].at >= d/4 || l.now-n.acked.Time() >= d/4 || n.me&AckOnWire == 0 {
+			silent = append(silent, n.Incarnation)
+		}
+	}
+	return silent
+}
