@@ -58,7 +58,7 @@ var pure = []string{"hashring", "node"}
 // beside the caller.
 var pureImports = []string{
 	"bytes", "cmp", "encoding/base64", "encoding/binary", "encoding/json", "errors", "fmt",
-	"iter", "maps", "math", "math/bits", "net/netip", "slices", "strconv", "strings", "time",
+	"crypto/hkdf", "crypto/hmac", "crypto/sha256", "hash", "iter", "maps", "math", "math/bits", "net/netip", "slices", "strconv", "strings", "time",
 	"github.com/cespare/xxhash/v2",
 }
 
