@@ -10,7 +10,7 @@ import (
 	"github.com/peervip/peervip/node"
 )
 
-func (t table) library() *nftables.Table {
+func (t table) native() *nftables.Table {
 	lib := &nftables.Table{Family: libraryFamily[t.family], Name: t.name}
 	if t.owned {
 		lib.Flags = nftables.TableFlagOwner
@@ -21,21 +21,21 @@ func (t table) library() *nftables.Table {
 // create queues everything that makes the table, with its contents, and returns
 // the rules, whose handles the kernel's answer fills in.
 func (t table) create(c *nftables.Conn, with contents) ([]*nftables.Rule, error) {
-	lib := c.AddTable(t.library())
+	lib := c.AddTable(t.native())
 	for _, name := range t.counters {
 		c.AddObj(&nftables.NamedObj{Table: lib, Name: name, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
 	}
 	for _, ch := range t.chains {
-		c.AddChain(ch.library(lib))
+		c.AddChain(ch.native(lib))
 	}
 	for _, s := range t.sets {
-		elements := s.library(lib)
+		elements := s.native(lib)
 		if err := c.AddSet(elements, s.elementsWith(with)); err != nil {
 			return nil, err
 		}
 	}
 	for _, m := range t.maps {
-		set := m.library(lib)
+		set := m.native(lib)
 		if err := c.AddSet(set, nil); err != nil {
 			return nil, err
 		}
@@ -54,7 +54,7 @@ func (t table) create(c *nftables.Conn, with contents) ([]*nftables.Rule, error)
 	return rules, nil
 }
 
-func (c chain) library(t *nftables.Table) *nftables.Chain {
+func (c chain) native(t *nftables.Table) *nftables.Chain {
 	lib := &nftables.Chain{Table: t, Name: c.name}
 	if h := c.hook; h != nil {
 		lib.Type = nftables.ChainTypeFilter
@@ -67,7 +67,7 @@ func (c chain) library(t *nftables.Table) *nftables.Chain {
 	return lib
 }
 
-func (s set) library(t *nftables.Table) *nftables.Set {
+func (s set) native(t *nftables.Table) *nftables.Set {
 	lib := &nftables.Set{
 		Table: t, Name: s.name, KeyType: s.typ, Constant: s.size == 0, Size: uint32(s.size), Counter: s.counter,
 		Concatenation: strings.Contains(s.typ.Name, " . "), Dynamic: s.timeout > 0, HasTimeout: s.timeout > 0,
@@ -99,7 +99,7 @@ func (s set) elementsWith(with contents) []nftables.SetElement {
 	return all
 }
 
-func (m bucketMap) library(t *nftables.Table) *nftables.Set {
+func (m bucketMap) native(t *nftables.Table) *nftables.Set {
 	lib := &nftables.Set{
 		Table: t, Name: m.name, Size: uint32(m.capacity()),
 		KeyType: nftables.TypeInteger, KeyByteOrder: binaryutil.NativeEndian,
@@ -150,7 +150,7 @@ func (m bucketMap) move(c *nftables.Conn, t *nftables.Table, moves []move) error
 			come = append(come, m.element(mv.bucket, to))
 		}
 	}
-	set := m.library(t)
+	set := m.native(t)
 	if err := c.SetDeleteElements(set, gone); err != nil {
 		return err
 	}

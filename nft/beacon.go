@@ -104,7 +104,7 @@ func (f *Filter) SetPeers(addrs []netip.Addr) error {
 		return nil
 	}
 	err := f.transact(func() error {
-		peers := peersOf().library(f.rules.tables[0].library())
+		peers := peersOf().native(f.rules.tables[0].native())
 		if f.peers == nil {
 			f.conn.FlushSet(peers)
 		}

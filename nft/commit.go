@@ -124,7 +124,7 @@ func (f *Filter) generation() (uint32, error) {
 // queue queues the moves for every map and the edit for every list.
 func (f *Filter) queue(moves []move, edit listEdit) error {
 	for _, t := range f.rules.tables {
-		lib := t.library()
+		lib := t.native()
 		for _, m := range t.maps {
 			if err := m.move(f.conn, lib, moves); err != nil {
 				return err
@@ -141,16 +141,16 @@ func (f *Filter) queue(moves []move, edit listEdit) error {
 // in them.
 func (f *Filter) queueAll(after contents) error {
 	for _, t := range f.rules.tables {
-		lib := t.library()
+		lib := t.native()
 		for _, m := range t.maps {
-			set := m.library(lib)
+			set := m.native(lib)
 			f.conn.FlushSet(set)
 			if err := f.conn.SetAddElements(set, m.elements(after.committed[m.service])); err != nil {
 				return err
 			}
 		}
 		for _, s := range t.lists() {
-			set := s.library(lib)
+			set := s.native(lib)
 			f.conn.FlushSet(set)
 			if err := f.conn.SetAddElements(set, after.listed.elements(s.name)); err != nil {
 				return err

@@ -105,7 +105,7 @@ func (f *Filter) Counters() (Counters, error) {
 	}
 	sums := map[string]Counter{} // of the tables: packets and reassembled datagrams
 	for _, t := range f.rules.tables {
-		objects, err := f.conn.GetNamedObjects(t.library())
+		objects, err := f.conn.GetNamedObjects(t.native())
 		if err != nil {
 			return Counters{}, fmt.Errorf("%s of table %s: %w", doing, t, err)
 		}
@@ -153,7 +153,7 @@ func (f *Filter) Counters() (Counters, error) {
 	if f.rules.spec.BeaconPort == 0 {
 		return all, nil
 	}
-	peers, err := f.conn.GetSetElements(peersOf().library(f.rules.tables[0].library()))
+	peers, err := f.conn.GetSetElements(peersOf().native(f.rules.tables[0].native()))
 	if err != nil {
 		return Counters{}, fmt.Errorf("%s of peers: %w", doing, err)
 	}

@@ -33,7 +33,7 @@ func kernelStates(t testing.TB, f *Filter) []states {
 	var all []states
 	for _, table := range f.rules.tables {
 		for _, m := range table.maps {
-			elements, err := f.conn.GetSetElements(m.library(table.library()))
+			elements, err := f.conn.GetSetElements(m.native(table.native()))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -122,7 +122,7 @@ func TestAFailedCommitChangesNothing(t *testing.T) {
 	before := ruleset(t, ns)
 
 	// The second map no longer has an element that the transaction will delete.
-	inetMap := f.rules.tables[1].maps[0].library(f.rules.tables[1].library())
+	inetMap := f.rules.tables[1].maps[0].native(f.rules.tables[1].native())
 	if err := errors.Join(f.conn.SetDeleteElements(inetMap, []nftables.SetElement{bucketMap{}.element(2, "")}), f.conn.Flush()); err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func TestAfterALostAnswerTheNextCommitRewritesAll(t *testing.T) {
 	f := installed(t, host(t), testSpec())
 	commit(t, f, Change{Bucket: 1, State: node.Own}, Change{Bucket: 2, State: node.Adopt})
 	// What the kernel may have after a lost answer: other elements than believed.
-	m := f.rules.tables[0].maps[0].library(f.rules.tables[0].library())
+	m := f.rules.tables[0].maps[0].native(f.rules.tables[0].native())
 	f.conn.FlushSet(m)
 	if err := errors.Join(f.conn.SetAddElements(m, []nftables.SetElement{bucketMap{}.element(9, "own_other")}), f.conn.Flush()); err != nil {
 		t.Fatal(err)
@@ -170,7 +170,7 @@ func TestAFullMapIsTriedAgain(t *testing.T) {
 	ns := host(t)
 	f := installed(t, ns, testSpec())
 	run(t, ns, "nft add table inet small; add map inet small m { typeof numgen inc mod 64 : verdict; size 1; }; add chain inet small c")
-	small := bucketMap{name: "m", buckets: 64}.library(&nftables.Table{Family: nftables.TableFamilyINet, Name: "small"})
+	small := bucketMap{name: "m", buckets: 64}.native(&nftables.Table{Family: nftables.TableFamilyINet, Name: "small"})
 	tries := 0
 	err := f.transact(func() error {
 		tries++

@@ -68,7 +68,7 @@ func leaseOf(s Spec) set {
 
 // leaseLibrary is the set in the kernel.
 func (f *Filter) leaseLibrary() *nftables.Set {
-	return leaseOf(f.rules.spec).library(f.rules.tables[0].library())
+	return leaseOf(f.rules.spec).native(f.rules.tables[0].native())
 }
 
 // arm queues a new lease in the place of the old one, if there is one.

@@ -129,7 +129,7 @@ func (e listEdit) queue(c *nftables.Conn, t table) error {
 		return nil
 	}
 	for _, s := range t.lists() {
-		lib := s.library(t.library())
+		lib := s.native(t.native())
 		if err := c.SetDeleteElements(lib, elementsOf(e.gone, s.name)); err != nil {
 			return err
 		}

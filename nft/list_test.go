@@ -142,7 +142,7 @@ func kernelLists(t testing.TB, f *Filter) map[string]int {
 	found := map[string]int{}
 	for _, table := range f.rules.tables[:2] {
 		for _, s := range table.lists() {
-			elements, err := f.conn.GetSetElements(s.library(table.library()))
+			elements, err := f.conn.GetSetElements(s.native(table.native()))
 			if err != nil {
 				t.Fatal(err)
 			}

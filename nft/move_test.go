@@ -187,8 +187,8 @@ func TestHandshakesCaughtInAMoveComplete(t *testing.T) {
 			run(t, w.nodes[0], fmt.Sprintf("nft add rule inet lossy c tcp sport %d tcp flags & (syn | ack) == syn | ack drop", talkPort))
 			if !held {
 				for _, f := range []*Filter{old, heir} {
-					stack := f.rules.tables[1].library()
-					f.conn.FlushChain(chain{name: "resets"}.library(stack))
+					stack := f.rules.tables[1].native()
+					f.conn.FlushChain(chain{name: "resets"}.native(stack))
 					if err := f.conn.Flush(); err != nil {
 						t.Fatal(err)
 					}

@@ -115,7 +115,7 @@ var features = []feature{
 
 func probeChain(ch chain) func(*nftables.Conn, *nftables.Table) error {
 	return func(c *nftables.Conn, t *nftables.Table) error {
-		c.AddChain(ch.library(t))
+		c.AddChain(ch.native(t))
 		for _, r := range ch.rules {
 			c.AddRule(&nftables.Rule{Table: t, Chain: &nftables.Chain{Name: ch.name}, Exprs: r.exprs(inet)})
 		}
@@ -126,11 +126,11 @@ func probeChain(ch chain) func(*nftables.Conn, *nftables.Table) error {
 func probeHash(c *nftables.Conn, t *nftables.Table) error {
 	s := Spec{Layout: hashring.Layout{Buckets: hashring.MaxBuckets, Seed: 1}}
 	m := bucketMap{name: "m", buckets: s.Layout.Buckets, chains: map[node.State]string{node.Own: "own"}}
-	set := m.library(t)
+	set := m.native(t)
 	if err := c.AddSet(set, nil); err != nil {
 		return err
 	}
-	c.AddChain(chain{name: "own"}.library(t))
+	c.AddChain(chain{name: "own"}.native(t))
 	if err := c.SetAddElements(set, m.elements([]node.State{node.Own})); err != nil {
 		return err
 	}
@@ -144,21 +144,21 @@ func probeCounter(c *nftables.Conn, t *nftables.Table) error {
 
 // probeLease is `update @lease { oifname timeout 1s }`.
 func probeLease(c *nftables.Conn, t *nftables.Table) error {
-	if err := c.AddSet(leaseOf(Spec{Lease: time.Second}).library(t), nil); err != nil {
+	if err := c.AddSet(leaseOf(Spec{Lease: time.Second}).native(t), nil); err != nil {
 		return err
 	}
 	return probeChain(chain{"c", nil, []rule{{prolong(leaseSet, time.Second)}}})(c, t)
 }
 
 func probePeers(c *nftables.Conn, t *nftables.Table) error {
-	return c.AddSet(peersOf().library(t), nil)
+	return c.AddSet(peersOf().native(t), nil)
 }
 
 // probeLists is what lingering needs beside: lists of flows, tags, and conntrack's
 // word on a connection.
 func probeLists(c *nftables.Conn, t *nftables.Table) error {
 	for _, s := range flowLists() {
-		if err := c.AddSet(s.library(t), nil); err != nil {
+		if err := c.AddSet(s.native(t), nil); err != nil {
 			return err
 		}
 	}
