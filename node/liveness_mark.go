@@ -30,8 +30,8 @@ import "slices"
 // or through one other. Who gives p no such sign within quiet(), and gets none of
 // p for D, is split from p: both serve. quiet() is short of D for the sake of the
 // living: if a dead m had to be waited for until it is held dead, each death would
-// let every lease run out. Three nodes do not meet this but by losing all links
-// at once.
+// let every lease run out. With three nodes or more, all ways between the two must
+// be lost at once for that, the ways through each other node among them.
 //
 // A neighbour that this node hears and that is deaf to it stops this node's
 // lease, takes over D after it has heard its last, and says so. That is the price
