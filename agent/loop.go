@@ -139,6 +139,7 @@ func (l *loop) step(ev node.Event) {
 				level = slog.LevelWarn
 			}
 			l.log.Log(context.Background(), level, e.Text)
+		case node.Know, node.Forget: // beacons are not sent yet
 		case node.Stop:
 			l.stop = true
 		default:

@@ -76,17 +76,37 @@ func (c *Core) agreed() bool {
 	return c.askedWith > 0
 }
 
+// outdated returns a peer whose claims have changed since it told them, by what its
+// beacons say; nil: there is none. While there is one, what seems to be nobody's may
+// be his.
+func (c *Core) outdated() *peer {
+	for p := range c.likePeers() {
+		if p.heard != nil && (p.said == nil || p.heard.Claims > p.said.Version) {
+			return p
+		}
+	}
+	return nil
+}
+
+// mayTake reports whether this node may take what nobody has. It needs its lease.
+// And whoever hears it must know for as long as it takes to find him dead that it
+// serves: then he has asked for its word, and been silent without (see
+// liveness_mark.go).
+func (c *Core) mayTake() bool {
+	return c.heralded.Lease && c.servingSince > 0 && c.now >= c.servingSince+c.cfg.Silence
+}
+
 // takeOrphans takes slots that nobody alive claims: in agreement, or when the
 // wait for it is over.
 func (c *Core) takeOrphans(orphans hashring.Set) {
 	c.put(&c.orphans, orphans)
-	if orphans.Empty() {
+	if orphans.Empty() || !c.mayTake() {
 		return
 	}
 	take := orphans.Clone()
 	if !c.agreed() {
 		take = c.orphans.overdue(c.now, c.cfg.Timing.Agreement).Clone()
-		if take.Empty() {
+		if take.Empty() || c.outdated() != nil {
 			return
 		}
 		c.notice(true, "the peers do not share this node's view; taking %d buckets that nobody is seen to claim", take.Count())

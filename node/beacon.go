@@ -95,6 +95,8 @@ type Beacon struct {
 	Claims uint64
 	// WireProof: the node is heard on the wire by a peer, and hears one there.
 	WireProof bool
+	// CutOff: the node has no wire-proof, though others have, and wants to be relieved.
+	CutOff bool
 	// Peers is what the node says of its peers, in rising order of their keys.
 	Peers []PeerAck
 }

@@ -18,7 +18,7 @@ import (
 //	0   4  magic
 //	4   1  format of this datagram
 //	5   2  lowest and highest format that the sender reads
-//	7   1  bit 0: wire-proof; the others are 0
+//	7   1  bit 0: wire-proof; bit 1: cut off; the others are 0
 //	8   8  cluster tag: xxhash64 of the cluster's name
 //	16  8  boot nonce
 //	24  8  sequence number
@@ -39,6 +39,9 @@ const (
 	beaconFixed     = 61
 	beaconPeer      = 20
 	beaconSignature = sha256.Size
+
+	beaconWireProof = 1
+	beaconCutOff    = 2
 
 	// An age is in microseconds: 24 bits hold 16 seconds.
 	noAge = 1<<24 - 1
@@ -75,7 +78,10 @@ func (c *BeaconCodec) Append(buf []byte, b *Beacon) ([]byte, error) {
 	start := len(buf)
 	var flags byte
 	if b.WireProof {
-		flags = 1
+		flags |= beaconWireProof
+	}
+	if b.CutOff {
+		flags |= beaconCutOff
 	}
 	buf = slices.Grow(buf, beaconFixed+len(b.Name)+beaconPeer*len(b.Peers)+beaconSignature)
 	be := binary.BigEndian
@@ -131,13 +137,13 @@ func (c *BeaconCodec) Decode(b *Beacon, datagram []byte) error {
 		return BeaconSignature
 	}
 	// From here on the bytes are those that a node of this cluster has written.
-	if body[7] > 1 {
+	if body[7]&^(beaconWireProof|beaconCutOff) != 0 {
 		return BeaconMalformed
 	}
 	if text := body[beaconFixed : beaconFixed+name]; string(text) != b.Name {
 		b.Name = string(text)
 	}
-	b.WireProof = body[7] == 1
+	b.WireProof, b.CutOff = body[7]&beaconWireProof != 0, body[7]&beaconCutOff != 0
 	b.Nonce = be.Uint64(body[16:])
 	b.Seq = Seq(be.Uint64(body[24:]))
 	b.View = be.Uint64(body[32:])

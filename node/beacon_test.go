@@ -193,7 +193,7 @@ func TestBadBeaconsAreRefused(t *testing.T) {
 		"readers of later also":   {at(5, 1, 3), 0},
 		"another cluster":         {at(8, 0), BeaconCluster},
 		"changed":                 {append(slices.Clone(good[:len(good)-1]), good[len(good)-1]^1), BeaconSignature},
-		"unknown flag":            {at(7, 2), BeaconMalformed},
+		"unknown flag":            {at(7, 4), BeaconMalformed},
 		"sequence number 0":       {at(24, 0, 0, 0, 0, 0, 0, 0, 0), BeaconMalformed},
 		"sequence number no time": {at(24, 0xff), BeaconMalformed},
 		"weight 0":                {at(56, 0, 0), BeaconMalformed},

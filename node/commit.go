@@ -14,7 +14,7 @@ func (c *Core) commit() {
 		return
 	}
 	adopt := c.want.Clone()
-	adopt.RetainAll(c.lingeredByPeers())
+	adopt.RetainAll(c.lingeredByOthers())
 	differ := symmetricDifference(c.want, c.kernel)
 	differ.AddAll(symmetricDifference(adopt, c.kernelAdopt))
 	differ.AddAll(symmetricDifference(c.lingering, c.kernelLinger))
@@ -23,7 +23,7 @@ func (c *Core) commit() {
 	}
 	commit := Commit{ID: c.nextID(), Cut: c.cutting}
 	c.cutting = c.cfg.newSet()
-	c.openSlots = differ
+	c.openSlots, c.openTakes = differ, false
 	for slot := range c.openSlots.All() {
 		state := None
 		switch {
@@ -34,6 +34,7 @@ func (c *Core) commit() {
 		case c.lingering.Has(slot):
 			state = Linger
 		}
+		c.openTakes = c.openTakes || state.AcceptsNew()
 		commit.Changes = append(commit.Changes, c.cfg.change(slot, state))
 	}
 	c.open = &commit
@@ -52,7 +53,7 @@ func (c *Core) committed(ev Committed) {
 			taking.Add(slot)
 		}
 	}
-	c.open, c.openSlots = nil, c.cfg.newSet()
+	c.open, c.openSlots, c.openTakes = nil, c.cfg.newSet(), false
 	c.replan = true
 	if ev.Err != nil {
 		c.commitRefused(ev.Err, slots, taking)

@@ -57,6 +57,7 @@ type Core struct {
 
 	open         *Commit
 	openSlots    hashring.Set
+	openTakes    bool // it makes the kernel accept new flows of some slot
 	commitAfter  Time // no commit before; 0: at once
 	commitFailed error
 	failures     int // commits refused in a row
@@ -69,7 +70,13 @@ type Core struct {
 	obeyed  uint64
 	verdict Verdict
 
+	heard    map[Incarnation]*heard // whom beacons speak of
+	heralded Heralded
+	epoch    uint64
+	mourned  []mourning
+
 	startedAt       Time
+	servingSince    Time // 0: this node does not serve
 	seedsTried      bool
 	drained, forced bool // by wish, over restarts
 	attached        bool
@@ -99,7 +106,9 @@ func New(cfg Config) *Core {
 		requests:  map[uint64]*request{},
 		wishes:    map[string]Wish{},
 		asking:    map[string]uint64{},
+		heard:     map[Incarnation]*heard{},
 		wire:      WireChanged{Reason: "the interface has not been looked at yet"},
+		heralded:  Heralded{Lease: cfg.Silence == 0},
 	}
 	c.wantWeight = c.weight
 	c.lingers = cfg.all()
@@ -133,6 +142,14 @@ func (c *Core) Step(now Time, event Event) []Effect {
 		c.peerAlive(ev)
 	case PeerDead:
 		c.peerDead(ev)
+	case PeerStanding:
+		c.peerStanding(ev)
+	case PeerSpoke:
+		c.peerSpoke(ev)
+	case HeldDead:
+		c.heldDead(ev)
+	case Heralded:
+		c.heraldedNow(ev)
 	case Received:
 		c.receive(ev.Message)
 	case Committed:
@@ -222,6 +239,12 @@ func (c *Core) Deadline() Time {
 	if c.flowLook.due(c) {
 		soon(c.flowLook.at)
 	}
+	for _, m := range c.mourned {
+		soon(m.until)
+	}
+	if c.servingSince > 0 {
+		soon(c.servingSince + c.cfg.Silence)
+	}
 	soon(c.cutBy)
 	soon(c.commitAfter)
 	soon(c.attachAfter)
@@ -241,11 +264,13 @@ func (c *Core) Deadline() Time {
 
 // self is this node as others see it in the view.
 func (c *Core) self() Member {
-	return Member{Incarnation: c.cfg.Incarnation, Weight: c.weight, Phase: c.phase, Unfit: c.unfitList()}
+	return Member{
+		Incarnation: c.cfg.Incarnation, Weight: c.weight, Phase: c.phase, Unfit: c.unfitList(), CutOff: c.heralded.CutOff,
+	}
 }
 
 // rank is this node's rank for a service.
-func (c *Core) rank(service int) rank { return rankIn(c.phase, c.unfit[service]) }
+func (c *Core) rank(service int) rank { return c.self().rank(service) }
 
 func (c *Core) unfitList() []int {
 	var list []int

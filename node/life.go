@@ -37,6 +37,11 @@ func (c *Core) enter(p Phase) {
 	if c.phase == p {
 		return
 	}
+	if !p.Serving() {
+		c.servingSince = 0
+	} else if !c.phase.Serving() {
+		c.servingSince = c.now
+	}
 	c.phase = p
 	c.replan = true
 	c.notice(false, "this node is %s", p)
@@ -71,8 +76,17 @@ func (c *Core) mayServe() string {
 	if !c.flowLook.done {
 		return "the flows of this node's last life are being looked for"
 	}
+	if !c.kernel.Empty() || c.openTakes {
+		return "the kernel has not let go of all buckets yet"
+	}
 	if !c.seedsTried {
 		return "the seeds are being tried"
+	}
+	if c.heralded.Barred != "" {
+		return c.heralded.Barred
+	}
+	if list := c.strangers(); len(list) > 0 {
+		return fmt.Sprintf("beacons of %s come, which serves, but its gossip port cannot be reached: look for a firewall, or add it to `join`", list[0].Name)
 	}
 	if p := c.outranked(false); p != nil {
 		return fmt.Sprintf("%s runs another spec (revision %d, here %d); give all nodes the same spec",
@@ -81,6 +95,9 @@ func (c *Core) mayServe() string {
 	alone := true
 	for p := range c.alivePeers() {
 		alone = false
+		if why := c.unheard(p); why != "" {
+			return why
+		}
 		if p.said == nil {
 			if c.now >= p.aliveSince+c.cfg.Timing.Alone {
 				continue // it has had its time; it may be of another format
@@ -94,10 +111,23 @@ func (c *Core) mayServe() string {
 	return ""
 }
 
+// unheard says why a member of which no beacon comes keeps this node from serving:
+// neither would know of the other's death. Who does not serve has its time only.
+func (c *Core) unheard(p *peer) string {
+	serves := p.said != nil && p.member().Phase.Serving()
+	if c.cfg.Silence == 0 || p.heard != nil || !serves && c.now >= p.aliveSince+c.cfg.Timing.Alone {
+		return ""
+	}
+	return fmt.Sprintf("no beacon of %s comes, on the wire or by unicast: look for a firewall that drops UDP to cluster.beacon_port, and for another key or cluster name", p.Name)
+}
+
 // mayStartAlone: only after the seeds have been tried for a while, and on a wire
 // that forwards; a port that still learns would hide the others.
 func (c *Core) mayStartAlone() string {
 	t := c.cfg.Timing
+	if c.hearsAnybody() {
+		return "somebody's beacons come, and no seed answers: look at `join` and for a firewall at the gossip port"
+	}
 	if c.now < c.startedAt+t.Alone {
 		return "no seed has answered yet"
 	}
@@ -115,7 +145,7 @@ func (c *Core) outranked(servingOnly bool) *peer {
 		if !p.foreign {
 			continue
 		}
-		serves := p.said != nil && p.said.Phase.Serving()
+		serves := p.said != nil && p.member().Phase.Serving()
 		higher := p.SpecRevision > c.cfg.SpecRevision ||
 			p.SpecRevision == c.cfg.SpecRevision && p.Name < c.cfg.Name
 		if servingOnly && serves && higher || !servingOnly && (serves || higher) {

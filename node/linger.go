@@ -46,16 +46,20 @@ func (c *Core) revive(slots hashring.Set) {
 	c.lingering.AddAll(kept)
 }
 
-// lingeredByPeers are the slots on which an alive peer lingers: whoever owns one
+// lingeredByOthers are the slots on which an alive peer lingers: whoever owns one
 // of them adopts it, that is leaves the flows alone that it does not know. What a
-// peer has granted to this node counts until its statement says how it stands.
-func (c *Core) lingeredByPeers() hashring.Set {
+// peer has granted to this node counts until its statement says how it stands, and
+// what a peer had that may be dead until that is certain.
+func (c *Core) lingeredByOthers() hashring.Set {
 	set := c.cfg.newSet()
 	for p := range c.likePeers() {
 		set.AddAll(p.released)
 		if p.said != nil {
 			set.AddAll(p.said.Linger)
 		}
+	}
+	for _, m := range c.mourned {
+		set.AddAll(m.slots)
 	}
 	set.RetainAll(c.lingers)
 	return set

@@ -115,3 +115,17 @@ func (l *Liveness) SilentOnWire(now Time) []Incarnation {
 	}
 	return silent
 }
+
+// doubters returns those, by key, who serve and said when they were last heard,
+// not long ago, that this node is dead. They may have taken its buckets, and are
+// about to be heard again.
+func (l *Liveness) doubters(now Time) []Incarnation {
+	att := l.wake(now)
+	var by []Incarnation
+	for _, n := range l.neighbours {
+		if n.serving && n.me&AckDead != 0 && att-n.heardAt < l.detect.D+l.detect.Return {
+			by = append(by, n.Incarnation)
+		}
+	}
+	return by
+}

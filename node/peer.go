@@ -12,8 +12,11 @@ import (
 // peer is what this node knows of another.
 type peer struct {
 	PeerAlive
-	alive      bool
+	listed     bool   // gossip holds it alive
+	heard      *heard // by beacons; nil: never
+	alive      bool   // it may serve, see holdsAlive
 	aliveSince Time
+	diedAt     Time
 	foreign    bool       // runs another spec: nothing it says of slots can be used, or is kept
 	said       *Statement // the last statement that has come; nil: none of this incarnation
 	latest     uint64     // version of the last statement that it is known to have made
@@ -41,7 +44,7 @@ func (p *peer) rank(service int) rank {
 	if p.said == nil {
 		return rankNever
 	}
-	return p.said.member().rank(service)
+	return p.member().rank(service)
 }
 
 // claims are the slots that the peer claims as far as is known, in a set of the
@@ -59,7 +62,7 @@ func (p *peer) patience(retry Time) Time {
 	return retry << min(max(p.unanswered-4, 0), 4)
 }
 
-// alivePeers yields the peers that gossip holds alive, by name.
+// alivePeers yields the peers that are held alive, by name.
 func (c *Core) alivePeers() iter.Seq[*peer] {
 	return func(yield func(*peer) bool) {
 		for _, p := range c.order {
@@ -98,36 +101,60 @@ func (c *Core) peerAlive(ev PeerAlive) {
 	if ev.Name == "" || ev.Name == c.cfg.Name {
 		return
 	}
-	if p := c.peers[ev.Name]; p != nil {
-		known := p.Incarnation == ev.Incarnation
+	old := c.peers[ev.Name]
+	if old != nil {
+		known := old.Incarnation == ev.Incarnation
 		switch {
-		case known && p.alive && p.SpecDigest == ev.SpecDigest:
-			p.PeerAlive = ev
+		case known && old.SpecDigest == ev.SpecDigest && (old.alive || old.heldDead()):
+			listed := old.listed
+			old.PeerAlive, old.listed = ev, true
+			if old.alive && !listed {
+				c.notice(false, "%s is a member again", ev.Name)
+				c.greet(old)
+			}
 			return
-		case known && p.alive:
+		case known && old.alive:
 			c.notice(false, "%s has changed its spec", ev.Name)
-		case p.alive:
+		case old.alive:
 			c.notice(false, "%s has restarted", ev.Name)
 		default:
 			c.notice(false, "%s is a member again", ev.Name)
 		}
-		c.forgetPeer(p, !known)
+		c.forgetPeer(old, !known)
+		if !known {
+			if old.alive && c.cfg.Silence > 0 { // else it is mourned already, or was for long enough
+				c.mourn(old, c.now+c.cfg.Timing.Mourn)
+			}
+			c.dropHeard(old.Incarnation)
+		}
 	} else {
 		c.notice(false, "%s is a member", ev.Name)
 	}
+	c.greet(c.newPeer(ev, true))
+}
+
+// newPeer begins to know an incarnation, of which nothing is known but this.
+func (c *Core) newPeer(ev PeerAlive, listed bool) *peer {
 	p := &peer{
-		PeerAlive: ev, alive: true, aliveSince: c.now, released: c.cfg.newSet(),
+		PeerAlive: ev, listed: listed, heard: c.heard[ev.Incarnation], aliveSince: c.now, released: c.cfg.newSet(),
 		foreign: ev.SpecDigest != c.cfg.SpecDigest,
 	}
+	p.alive = p.holdsAlive()
 	c.peers[ev.Name] = p
 	c.sortPeers()
+	c.out = append(c.out, Know{p.Incarnation, p.Address})
+	return p
+}
+
+// greet tells a peer what it must know, and asks it for the same.
+func (c *Core) greet(p *peer) {
 	// The wish first: a node that comes back must know of it before it serves.
-	if w, ok := c.wishes[ev.Name]; ok {
+	if w, ok := c.wishes[p.Name]; ok {
 		p.wishSentAt = c.now
 		c.send(p, &Message{Wish: &w})
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.wishes)) {
-		if w := c.wishes[name]; name != ev.Name {
+		if w := c.wishes[name]; name != p.Name {
 			c.send(p, &Message{Wish: &w})
 		}
 	}
@@ -135,30 +162,34 @@ func (c *Core) peerAlive(ev PeerAlive) {
 	c.askStatement(p)
 }
 
+// dropHeard forgets an incarnation that is no more.
+func (c *Core) dropHeard(inc Incarnation) {
+	delete(c.heard, inc)
+	c.out = append(c.out, Forget{inc})
+}
+
 func (c *Core) peerDead(ev PeerDead) {
 	p := c.peers[ev.Name]
 	if p == nil {
 		return
 	}
-	wasAlive := p.alive
-	p.alive = false
-	c.forgetPeer(p, ev.Left)
-	token, waits := c.asking[ev.Name]
-	delete(c.asking, ev.Name)
-	switch {
-	case ev.Left: // it may come after the news of a death
-		delete(c.peers, ev.Name)
-		delete(c.wishes, ev.Name)
-		c.sortPeers()
-		c.notice(false, "%s has left", ev.Name)
-		if waits {
-			c.answer(token, ev.Name+" has left the cluster before it answered", "")
+	if !ev.Left {
+		p.listed = false
+		c.bury(p.Name)
+		if c.reconsider(p); p.alive {
+			c.notice(true, "gossip has lost %s, whose beacons still come", p.Name)
 		}
-	case wasAlive:
-		c.notice(true, "%s is dead", ev.Name)
-		if waits {
-			c.answer(token, "", ev.Name+" went down; it will be told when it comes back")
-		}
+		return
+	}
+	c.forgetPeer(p, true) // it may come after the news of a death
+	delete(c.peers, ev.Name)
+	delete(c.wishes, ev.Name)
+	c.sortPeers()
+	c.dropHeard(p.Incarnation)
+	c.notice(false, "%s has left", ev.Name)
+	if token, waits := c.asking[ev.Name]; waits {
+		delete(c.asking, ev.Name)
+		c.answer(token, ev.Name+" has left the cluster before it answered", "")
 	}
 }
 

@@ -46,9 +46,10 @@ func (c *Core) plan() {
 
 // wakePlan notices the waits that time has ended.
 func (c *Core) wakePlan() {
+	c.bury("")
 	over := func(since, wait Time) bool { return since > 0 && c.now >= since+wait }
 	for _, q := range []*question{&c.orphans, &c.doubles} {
-		c.replan = c.replan || over(q.since, c.cfg.Timing.Agreement)
+		c.replan = c.replan || over(q.since, c.cfg.Timing.Agreement) || q.open() && over(c.servingSince, c.cfg.Silence)
 	}
 	for p := range c.alivePeers() {
 		if over(p.refusedAt, c.cfg.Timing.Agreement) {
@@ -67,8 +68,8 @@ func (c *Core) look() {
 		members = append(members, c.self())
 	}
 	for p := range c.claimers() {
-		if p.said.Phase.Serving() {
-			members = append(members, p.said.member())
+		if m := p.member(); m.Phase.Serving() {
+			members = append(members, m)
 		}
 	}
 	v := NewView(members)
@@ -101,7 +102,7 @@ func (c *Core) due() hashring.Set {
 	due := c.own.Clone()
 	due.RemoveAll(c.mute)
 	for p := range c.claimers() {
-		if p.said.member().eligible() > rankNever {
+		if p.member().eligible() > rankNever {
 			stays := p.claims()
 			stays.RetainAll(c.stuck)
 			due.RemoveAll(stays)
@@ -145,10 +146,11 @@ func (c *Core) promisedByPeers() hashring.Set {
 	return set
 }
 
-// mayAsk holds back while this node's kernel refuses what it would be granted,
+// mayAsk holds back while this node's kernel refuses what it would be granted, or
+// has no lease to serve it with,
 // and after a refusal until something has changed at the holder or here.
 func (c *Core) mayAsk(p *peer) bool {
-	return c.commitAfter == 0 &&
+	return c.commitAfter == 0 && c.heralded.Lease &&
 		(p.refusedAt == 0 || p.said.Version != p.refusedSaid || c.view.Digest() != p.refusedView)
 }
 

@@ -36,7 +36,7 @@ func (c *Core) statement() *Statement {
 	s := &Statement{
 		Incarnation: c.cfg.Incarnation,
 		Phase:       c.phase, Weight: c.weight, Unfit: c.unfitList(),
-		View: c.view.Digest(), Obeyed: c.obeyed, Claims: claims, Linger: linger,
+		CutOff: c.heralded.CutOff, View: c.view.Digest(), Obeyed: c.obeyed, Claims: claims, Linger: linger,
 	}
 	for _, g := range c.grants {
 		if c.released(g) {

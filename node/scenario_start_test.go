@@ -36,7 +36,7 @@ func TestStartAlone(t *testing.T) {
 	if w.nodes[0].owns() > 0 || !w.nodes[0].hasProblem("no seed has answered yet") {
 		t.Errorf("%d buckets, problems %q", w.nodes[0].owns(), w.nodes[0].core.Snapshot().Problems)
 	}
-	w.run(100 * ms)
+	w.run(100*ms + simDetect.D)
 	if w.nodes[0].owns() != w.buckets {
 		t.Errorf("%d of %d buckets once it may start alone", w.nodes[0].owns(), w.buckets)
 	}

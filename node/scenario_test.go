@@ -11,8 +11,16 @@ import (
 // on, and after it everything must come to rest.
 func scenario(t *testing.T, nodes int, story func(t *testing.T, w *world)) {
 	t.Helper()
+	scenarioWith(t, nodes, true, story)
+}
+
+// scenarioWith runs it with beacons, or in a cluster in which none was ever heard,
+// so that gossip says who is alive.
+func scenarioWith(t *testing.T, nodes int, beacons bool, story func(t *testing.T, w *world)) {
+	t.Helper()
 	for seed := uint64(1); seed <= uint64(max(2, 24/nodes)); seed++ {
 		w := newWorld(seed, true, nodes, calmNet())
+		w.beacons = beacons
 		w.layOut()
 		for _, n := range w.nodes {
 			w.start(n)
@@ -71,7 +79,7 @@ func (w *world) phases() (list []Phase) {
 func TestTwoHeirs(t *testing.T) {
 	for name, late := range map[string]Time{"soon": 300 * ms, "too late for agreement": 2 * time.Second} {
 		t.Run(name, func(t *testing.T) {
-			scenario(t, 4, func(t *testing.T, w *world) {
+			scenarioWith(t, 4, false, func(t *testing.T, w *world) {
 				w.gapLimit = 0 // these are no planned changes
 				w.detect = func(observer, dead *simNode) Time {
 					if observer.name == "n2" && dead.name == "n3" {

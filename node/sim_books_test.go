@@ -60,19 +60,33 @@ func (w *world) set(n *simNode, slot Slot, state State) {
 	}
 	if accept {
 		n.kernel.Add(slot)
-		w.owners[slot]++
 		w.takes++
 		n.takes++
-		w.endGap(slot)
-		if w.owners[slot] == 2 {
-			w.doubleSince[slot] = w.now
-			if w.strict {
-				w.fault("invariant 1: slot %d has two owners, the second is %s", slot, n.name)
-			}
+		if n.leased {
+			w.serve(n, slot)
 		}
 		return
 	}
 	n.kernel.Remove(slot)
+	if n.leased {
+		w.unserve(n, slot)
+	}
+}
+
+// serve notes that the node takes new flows of a slot, and has its lease.
+func (w *world) serve(n *simNode, slot Slot) {
+	w.owners[slot]++
+	w.endGap(slot)
+	if w.owners[slot] == 2 {
+		w.doubleSince[slot] = w.now
+		if w.strict {
+			w.fault("invariant 1: slot %d has two owners, the second is %s", slot, n.name)
+		}
+	}
+}
+
+// unserve notes the end of that.
+func (w *world) unserve(n *simNode, slot Slot) {
 	w.owners[slot]--
 	switch w.owners[slot] {
 	case 0:

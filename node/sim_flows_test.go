@@ -64,7 +64,7 @@ func (w *world) endFlows(slot Slot, which func(*simFlow) bool) (ended int) {
 // owns the slot resets what it does not know; in the other states it is silent.
 func (w *world) judgeResets(slot Slot) {
 	w.resets += w.endFlows(slot, func(f *simFlow) bool {
-		i := slices.IndexFunc(w.nodes, func(n *simNode) bool { return n != f.home && n.states[slot] == Own })
+		i := slices.IndexFunc(w.nodes, func(n *simNode) bool { return n != f.home && n.states[slot] == Own && n.leased })
 		if i >= 0 && w.strictFlows && f.home.core != nil {
 			w.fault("invariant 4: %s resets a flow of %s in slot %d (there %s)", w.nodes[i].name, f.home.name, slot, f.home.states[slot])
 		}

@@ -203,5 +203,6 @@ func (w *world) partition(side ...int) {
 func (w *world) heal() {
 	w.log("heal")
 	clear(w.cut)
+	clear(w.wireCut)
 	w.gossipAll()
 }

@@ -42,7 +42,7 @@ func forSeeds(t *testing.T, share uint64, scenario func(seed uint64, tracing boo
 				w := scenario(seed, false)
 				if len(w.faults) > 0 {
 					w = scenario(seed, true)
-					t.Errorf("seed %d: %v\n(replay: go test ./node -run '%s$' -sim.seed=%d -v)\n%s",
+					t.Errorf("seed %d: %.1500v\n(replay: go test ./node -run '%s$' -sim.seed=%d -v)\n%s",
 						seed, w.faults, t.Name(), seed, w.report())
 				}
 				mu.Lock()
@@ -119,7 +119,7 @@ func (w *world) someTime(limit Time) {
 func (w *world) quiet() {
 	w.net = calmNet()
 	for _, n := range w.nodes {
-		n.refuses, n.slow = false, 0
+		n.refuses, n.slow, n.blocked, n.stalled = false, 0, false, 0
 	}
 	w.heal()
 	for _, n := range w.nodes {

@@ -19,17 +19,21 @@ import (
 // Everything random comes from one seed. The books of what the invariants speak
 // of are in sim_books_test.go.
 type world struct {
-	rng    *rand.Rand
-	now    Time
-	queue  eventQueue
-	order  uint64
-	nodes  []*simNode
-	cut    map[[2]int]bool // messages from [0] to [1] vanish
-	net    simNet
-	trace  []string // kept only if tracing: a broken seed is run again for it
-	faults []string // broken invariants
+	rng   *rand.Rand
+	now   Time
+	queue eventQueue
+	order uint64
+	nodes []*simNode
+	cut   map[[2]int]bool // messages from [0] to [1] vanish
+	// wireCut are the links on which beacons vanish that go by the wire.
+	wireCut    map[[2]int]bool
+	beaconLoss float64 // at least, whatever the network is like
+	net        simNet
+	trace      []string // kept only if tracing: a broken seed is run again for it
+	faults     []string // broken invariants
 
 	tracing           bool
+	beacons           bool // else gossip alone says who is alive
 	coding            bool // messages go through the codec
 	buckets, services int
 	checked           bool // services have health checks
@@ -54,18 +58,28 @@ type simNode struct {
 	boot   uint64       // nonce of the running process
 	wake   uint64       // number of the wake-up that counts
 
-	revision int            // of the spec that it runs
-	deaf     bool           // its port does not forward: nobody answers on the wire
-	refuses  bool           // its kernel takes no commits
-	slow     Time           // what a commit takes, if not the network's time
-	fit      []bool         // what its health checks find, by service
-	saved    Save           // on disk
-	left     bool           // it said goodbye when its process ended
-	lastOne  bool           // it leaves, and at some time had no heir
-	sees     map[int]uint64 // peers that gossip has reported alive to it: nonce
-	answers  []Answer
-	steadyAt Time // since when it is active
-	takes    int  // how many buckets its kernel has begun to accept
+	revision    int            // of the spec that it runs
+	deaf        bool           // its port does not forward: nobody answers on the wire
+	refuses     bool           // its kernel takes no commits
+	slow        Time           // what a commit takes, if not the network's time
+	fit         []bool         // what its health checks find, by service
+	saved       Save           // on disk
+	left        bool           // it said goodbye when its process ended
+	lastOne     bool           // it leaves, and at some time had no heir
+	sees        map[int]uint64 // peers that gossip has reported alive to it: nonce
+	answers     []Answer
+	steadyAt    Time // since when it is active
+	herald      *Herald
+	lease       Time    // of the kernel: valid until then
+	leased      bool    // by the books
+	stalled     Time    // until then the process does nothing
+	blocked     bool    // the core makes no progress, though its process runs
+	backlog     []Event // that wait for the core to go on
+	nextUnicast Time
+	kicked      bool // a beacon is about to leave out of turn
+	tending     bool // the herald will be looked at
+	arming      bool
+	takes       int // how many buckets its kernel has begun to accept
 }
 
 type simEvent struct {
@@ -92,7 +106,7 @@ func (q *eventQueue) Pop() any {
 func newWorld(seed uint64, tracing bool, nodes int, net simNet) *world {
 	w := &world{
 		tracing: tracing,
-		rng:     rand.New(rand.NewPCG(seed, 0)), now: ms, cut: map[[2]int]bool{}, net: net,
+		rng:     rand.New(rand.NewPCG(seed, 0)), now: ms, cut: map[[2]int]bool{}, wireCut: map[[2]int]bool{}, net: net, beacons: true,
 		buckets: 64, services: 1, coding: seed%8 == 0,
 	}
 	for i := range nodes {
@@ -157,6 +171,10 @@ func (w *world) step(n *simNode, ev Event) {
 		return
 	}
 	core := n.core
+	if w.now < n.stalled || n.blocked || len(n.backlog) > 0 {
+		w.later(n, ev)
+		return
+	}
 	for _, e := range core.Step(w.now, ev) {
 		switch e := e.(type) {
 		case Commit:
@@ -182,10 +200,17 @@ func (w *world) step(n *simNode, ev Event) {
 					w.step(n, FlowsFound{Live: w.flowsOf(n)})
 				}
 			})
+		case Know:
+			n.herald.Know(w.now, e.Incarnation)
+		case Forget:
+			n.herald.Forget(e.Incarnation)
 		case Stop:
 			w.stop(n, true)
 			return
 		}
+	}
+	if w.beacons {
+		w.say(n)
 	}
 	w.noteServers()
 	n.lastOne = core.phase == Leaving && (n.lastOne || !core.hasHeir(rankHolding))
@@ -199,6 +224,31 @@ func (w *world) step(n *simNode, ev Event) {
 	w.at(at-w.now, func() {
 		if n.core == core && n.wake == wake {
 			w.step(n, Tick{})
+		}
+	})
+}
+
+// later keeps the event for a node that does nothing now, until it runs.
+func (w *world) later(n *simNode, ev Event) {
+	n.backlog = append(n.backlog, ev)
+	if len(n.backlog) == 1 {
+		w.catchUp(n)
+	}
+}
+
+func (w *world) catchUp(n *simNode) {
+	core := n.core
+	w.at(max(n.stalled-w.now, 5*ms), func() {
+		switch {
+		case n.core != core:
+		case w.now < n.stalled || n.blocked:
+			w.catchUp(n)
+		default:
+			backlog := n.backlog
+			n.backlog = nil
+			for _, ev := range backlog {
+				w.step(n, ev)
+			}
 		}
 	})
 }
@@ -236,6 +286,7 @@ func (w *world) start(n *simNode) {
 		return
 	}
 	n.boot = w.rng.Uint64() | 1
+	n.stalled, n.backlog = 0, nil
 	services := make([]Service, w.services)
 	for i := range services {
 		services[i] = Service{Name: fmt.Sprintf("s%d", i), Checked: w.checked, Linger: true}
@@ -244,14 +295,23 @@ func (w *world) start(n *simNode) {
 		Incarnation: Incarnation{n.name, n.boot}, Weight: 100, Buckets: w.buckets,
 		Services: services, DropUnhealthy: w.dropUnhealthy, DrainTimeout: simDrainTimeout,
 		SpecRevision: n.revision, SpecDigest: uint64(n.revision),
-		Timing: DefaultTiming(200 * ms),
+		Timing: DefaultTiming(simDetect.D), Silence: w.silence(),
 	})
+	n.herald = NewHerald(n.core.cfg.Incarnation, simDetect, simTick)
+	n.lease, n.leased, n.blocked = 0, !w.beacons, false
+	core := n.core
 	n.sees, n.left = map[int]uint64{}, false
 	w.log("%s starts", n.name)
+	if w.beacons {
+		w.at(w.randomly(simDetect.Interval), func() {
+			if n.core == core {
+				w.beat(n)
+			}
+		})
+	}
 	w.step(n, Started(n.saved))
 	w.step(n, WireChanged{OK: true, Forwards: !n.deaf})
 	w.gossipAll()
-	core := n.core
 	w.at(30*ms, func() {
 		if n.core == core {
 			w.step(n, SeedsTried{})
@@ -266,6 +326,13 @@ func (w *world) start(n *simNode) {
 			})
 		}
 	}
+}
+
+func (w *world) silence() Time {
+	if w.beacons {
+		return simDetect.D
+	}
+	return 0
 }
 
 // stop ends a node's process, by its will or not; its kernel's tables go with it.

@@ -33,6 +33,8 @@ type Statement struct {
 	Weight int `json:"weight"`
 	// Unfit lists the services (by number) whose health checks fail here.
 	Unfit []int `json:"unfit,omitempty"`
+	// CutOff: the node has no wire-proof, though others have, and is to be relieved.
+	CutOff bool `json:"cut_off,omitempty"`
 	// View is the digest of the view that the node acts on.
 	View uint64 `json:"view"`
 	// Obeyed is the stamp of the last wish that the node has dealt with.
@@ -106,7 +108,7 @@ func symmetricDifference(a, b hashring.Set) hashring.Set {
 // sameBut reports whether two statements say the same but for their version.
 func (s *Statement) sameBut(o *Statement) bool {
 	return s.Incarnation == o.Incarnation && s.Phase == o.Phase && s.Weight == o.Weight &&
-		slices.Equal(s.Unfit, o.Unfit) && s.View == o.View && s.Obeyed == o.Obeyed &&
+		slices.Equal(s.Unfit, o.Unfit) && s.CutOff == o.CutOff && s.View == o.View && s.Obeyed == o.Obeyed &&
 		s.Claims.Equal(o.Claims) && s.Linger.Equal(o.Linger) &&
 		slices.EqualFunc(s.Granted, o.Granted, func(a, b Promise) bool {
 			return a.To == b.To && a.ID == b.ID && a.Slots.Equal(b.Slots)
@@ -115,7 +117,7 @@ func (s *Statement) sameBut(o *Statement) bool {
 
 // member is the node as a view has it.
 func (s *Statement) member() Member {
-	return Member{Incarnation: s.Incarnation, Weight: s.Weight, Phase: s.Phase, Unfit: s.Unfit}
+	return Member{Incarnation: s.Incarnation, Weight: s.Weight, Phase: s.Phase, Unfit: s.Unfit, CutOff: s.CutOff}
 }
 
 // MaxWeight is the greatest weight that a node may have.

@@ -38,6 +38,36 @@ type (
 		Left bool
 	}
 
+	// PeerStanding: what beacons make of an incarnation has changed.
+	PeerStanding struct {
+		Incarnation
+		Standing Standing
+	}
+
+	// PeerSpoke: a beacon said something new of its sender. Lease and Epoch of the
+	// bulletin are not set.
+	PeerSpoke struct {
+		Incarnation
+		Bulletin
+	}
+
+	// HeldDead: one whose word goes before this node's holds it dead. Its lease is
+	// gone, and what is decided before the core knows the epoch gives it no other.
+	HeldDead struct {
+		Epoch uint64
+		By    string
+	}
+
+	// Heralded: what this node may do, by the beacons.
+	Heralded struct {
+		// Lease: the kernel holds the lease, as far as is known.
+		Lease bool
+		// CutOff: this node has no wire-proof, though others have.
+		CutOff bool
+		// Barred is why this node must not begin to serve; "": it may.
+		Barred string
+	}
+
 	// Received: a message came. The core judges whether it is fresh.
 	Received struct{ Message *Message }
 
@@ -91,6 +121,10 @@ func (Started) event()       {}
 func (SeedsTried) event()    {}
 func (PeerAlive) event()     {}
 func (PeerDead) event()      {}
+func (PeerStanding) event()  {}
+func (PeerSpoke) event()     {}
+func (HeldDead) event()      {}
+func (Heralded) event()      {}
 func (Received) event()      {}
 func (Committed) event()     {}
 func (Attached) event()      {}
@@ -150,6 +184,15 @@ type (
 	// FlowsFound. There is never more than one open.
 	FindFlows struct{ Slots hashring.Set }
 
+	// Know: beacons of this incarnation, at that address, are of interest.
+	Know struct {
+		Incarnation
+		Address string
+	}
+
+	// Forget: this incarnation is no more.
+	Forget struct{ Incarnation }
+
 	// Stop: everything is handed over; end the process.
 	Stop struct{}
 )
@@ -167,6 +210,8 @@ func (Save) effect()      {}
 func (Answer) effect()    {}
 func (Notice) effect()    {}
 func (FindFlows) effect() {}
+func (Know) effect()      {}
+func (Forget) effect()    {}
 func (Stop) effect()      {}
 
 // Config is what the core needs to know at its birth.
@@ -187,6 +232,9 @@ type Config struct {
 	SpecRevision int
 	SpecDigest   uint64
 	Timing       Timing
+	// Silence is how long peers must be silent to be dead (Detect.D). 0: there are
+	// no beacons; gossip alone says who is alive, and there is no lease.
+	Silence Time
 }
 
 // Service is one class of the VIP's traffic.
@@ -217,6 +265,9 @@ type Timing struct {
 	// Look: the least time between two looks whether lingering flows still live; up
 	// to 16 times as long while none ends.
 	Look Time
+	// Mourn: how long after its last sign of life a peer's death is confirmed. Until
+	// then its flows are left alone: it may only have been asleep.
+	Mourn Time
 	// LeaveBy: how long a leaving node waits for its heirs.
 	LeaveBy Time
 }
@@ -231,6 +282,7 @@ func DefaultTiming(detection Time) Timing {
 		Carrier:   35 * second,
 		Voluntary: 5 * second,
 		Look:      second / 4,
+		Mourn:     max(second, 2*detection),
 		LeaveBy:   10 * second,
 	}
 }

@@ -26,6 +26,8 @@ type Member struct {
 	Phase Phase
 	// Unfit lists the services whose health checks fail there, ascending.
 	Unfit []int
+	// CutOff: it has no wire-proof, though others have.
+	CutOff bool
 }
 
 // NewView builds a view of the members, in any order.
@@ -70,7 +72,7 @@ type rank byte
 const (
 	// rankNever: nothing may be given to the node.
 	rankNever rank = iota
-	// rankHolding: it drains, and still keeps what nobody else can take.
+	// rankHolding: it drains or is cut off, and still keeps what nobody else can take.
 	rankHolding
 	// rankUnfit: it is active, though a health check fails.
 	rankUnfit
@@ -79,21 +81,23 @@ const (
 )
 
 // eligible is the member's rank for services whose checks pass.
-func (m Member) eligible() rank { return rankIn(m.Phase, false) }
+func (m Member) eligible() rank {
+	switch {
+	case m.Phase == Draining, m.Phase == Active && m.CutOff:
+		return rankHolding
+	case m.Phase == Active:
+		return rankFit
+	}
+	return rankNever
+}
 
 // rank is the member's rank for one service.
-func (m Member) rank(service int) rank { return rankIn(m.Phase, slices.Contains(m.Unfit, service)) }
-
-func rankIn(phase Phase, unfit bool) rank {
-	switch {
-	case phase == Draining:
-		return rankHolding
-	case phase != Active:
-		return rankNever
-	case unfit:
+func (m Member) rank(service int) rank {
+	r := m.eligible()
+	if r == rankFit && slices.Contains(m.Unfit, service) {
 		return rankUnfit
 	}
-	return rankFit
+	return r
 }
 
 // placement says who should own each bucket of one service.

@@ -1,0 +1,200 @@
+package node
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	"github.com/peervip/peervip/hashring"
+)
+
+// heard is what beacons say of an incarnation, whether it is a member or not.
+type heard struct {
+	standing Standing
+	Bulletin // of Claims 0 while no beacon of its own was believed
+}
+
+// mourning are the slots of a peer that may be dead: its flows may go on when it
+// was only asleep, or is started again.
+type mourning struct {
+	name  string
+	slots hashring.Set
+	until Time
+}
+
+func (c *Core) hear(inc Incarnation) *heard {
+	h := c.heard[inc]
+	if h == nil {
+		h = &heard{}
+		c.heard[inc] = h
+		if p := c.peers[inc.Name]; p != nil && p.Incarnation == inc {
+			p.heard = h
+		}
+	}
+	return h
+}
+
+func (c *Core) peerStanding(ev PeerStanding) {
+	h := c.hear(ev.Incarnation)
+	h.standing = ev.Standing
+	if p := c.peers[ev.Name]; p != nil && p.Incarnation == ev.Incarnation {
+		c.reconsider(p)
+	} else if ev.Standing != Alive { // who only passed by
+		delete(c.heard, ev.Incarnation)
+	}
+}
+
+func (c *Core) peerSpoke(ev PeerSpoke) {
+	h := c.heard[ev.Incarnation]
+	if h == nil {
+		return // it was forgotten meanwhile
+	}
+	h.Bulletin = ev.Bulletin
+	if p := c.alivePeer(ev.Incarnation); p != nil {
+		p.latest = max(p.latest, h.Claims)
+		c.replan = true
+	}
+}
+
+// heldDead: somebody may have this node's buckets. It comes back as a joiner, and
+// its flows go on.
+func (c *Core) heldDead(ev HeldDead) {
+	c.epoch = ev.Epoch
+	c.heralded.Lease = false
+	switch {
+	case c.phase.Serving():
+		c.withdrawFromService(ev.By + " holds this node dead")
+	case c.phase == Leaving:
+		c.giveUp()
+	}
+}
+
+func (c *Core) heraldedNow(ev Heralded) {
+	old := c.heralded
+	c.heralded = ev
+	c.replan = true
+	switch {
+	case ev.CutOff && !old.CutOff:
+		c.notice(true, "this node is cut off: no peer hears it on the wire, or it hears none there, though others do; its buckets go to them")
+	case old.CutOff && !ev.CutOff:
+		c.notice(false, "this node is heard on the wire again")
+	}
+	if old.Lease && !ev.Lease && c.phase.Serving() {
+		c.notice(true, "the lease has run out: this node is silent until its peers have heard it again")
+	}
+}
+
+// holdsAlive says whether the peer may serve: beacons decide; until one was heard,
+// gossip does.
+func (p *peer) holdsAlive() bool {
+	if p.heard != nil {
+		switch p.heard.standing {
+		case Alive:
+			return true
+		case Dead:
+			return false
+		}
+	}
+	return p.listed
+}
+
+// heldDead reports whether beacons have it that the peer is dead.
+func (p *peer) heldDead() bool { return p.heard != nil && p.heard.standing == Dead }
+
+// member is the peer as it last said of itself, by message or by beacon. It must
+// have said something by message.
+func (p *peer) member() Member {
+	if p.heard == nil || p.heard.Claims <= p.said.Version {
+		return p.said.member()
+	}
+	m := Member{Incarnation: p.Incarnation, Weight: p.heard.Weight, Phase: p.heard.Phase, CutOff: p.heard.CutOff}
+	for service := range 64 {
+		if p.heard.Unfit>>service&1 != 0 {
+			m.Unfit = append(m.Unfit, service)
+		}
+	}
+	return m
+}
+
+// reconsider brings to its end what follows when a peer rises or falls.
+func (c *Core) reconsider(p *peer) {
+	switch alive := p.holdsAlive(); {
+	case alive && !p.alive:
+		c.notice(false, "%s is alive again", p.Name)
+		c.forgetPeer(p, false)
+		c.greet(c.newPeer(p.PeerAlive, p.listed))
+	case !alive && p.alive:
+		c.notice(true, "%s is dead", p.Name)
+		p.alive, p.diedAt = false, c.now
+		if c.cfg.Silence > 0 && p.heard != nil {
+			c.mourn(p, c.now+c.cfg.Timing.Mourn-c.cfg.Silence)
+		}
+		c.forgetPeer(p, false)
+		if token, waits := c.asking[p.Name]; waits {
+			delete(c.asking, p.Name)
+			c.answer(token, "", p.Name+" went down; it will be told when it comes back")
+		}
+	}
+}
+
+// mourn leaves the flows of a peer alone for a while.
+func (c *Core) mourn(p *peer, until Time) {
+	if p.said == nil || p.foreign || until <= c.now {
+		return
+	}
+	slots := p.said.Claims.Clone()
+	slots.AddAll(p.said.Linger)
+	c.mourned = append(c.mourned, mourning{p.Name, slots, until})
+}
+
+// bury ends mourning: of one who is certainly dead, or, without a name, of all
+// whose time has come.
+func (c *Core) bury(name string) {
+	before := len(c.mourned)
+	c.mourned = slices.DeleteFunc(c.mourned, func(m mourning) bool {
+		return m.name == name || name == "" && c.now >= m.until
+	})
+	c.replan = c.replan || len(c.mourned) < before
+}
+
+// strangers are those, by name, whom beacons show alive and serving, and who are no
+// members: gossip does not reach them.
+func (c *Core) strangers() []Incarnation {
+	var list []Incarnation
+	for inc, h := range c.heard {
+		if p := c.peers[inc.Name]; h.standing == Alive && (p == nil || p.Incarnation != inc) && h.Phase.Serving() {
+			list = append(list, inc)
+		}
+	}
+	slices.SortFunc(list, func(a, b Incarnation) int { return cmp.Compare(a.Name, b.Name) })
+	return list
+}
+
+// hearsAnybody reports whether any beacon was believed lately.
+func (c *Core) hearsAnybody() bool {
+	for h := range maps.Values(c.heard) {
+		if h.standing == Alive {
+			return true
+		}
+	}
+	return false
+}
+
+// Bulletin is what beacons are to say of this node.
+func (c *Core) Bulletin() Bulletin {
+	b := Bulletin{Phase: c.phase, Weight: c.weight, CutOff: c.heralded.CutOff, Lease: true, Epoch: c.epoch}
+	for service, unfit := range c.unfit {
+		if unfit && service < 64 {
+			b.Unfit |= 1 << service
+		}
+	}
+	if c.said != nil {
+		b.View, b.Claims = c.said.View, c.said.Version
+	}
+	if c.phase == Joining {
+		// Only for the flows of an earlier time, and not while the kernel would take new
+		// ones of buckets that are not this node's any more.
+		b.Lease = c.kernel.Empty() && !c.openTakes && !c.kernelLinger.Empty()
+	}
+	return b
+}

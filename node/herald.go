@@ -1,0 +1,342 @@
+package node
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Bulletin is the core's word for beacons, and whether it needs the lease.
+type Bulletin struct {
+	Phase  Phase
+	Weight int    // in tenths
+	Unfit  uint64 // bits of services by number
+	View   uint64 // digest
+	Claims uint64 // version of the statement that says all this
+	CutOff bool
+	// Lease: the kernel shall accept packets, and what it accepts is what the core
+	// knows of.
+	Lease bool
+	// Epoch is the last one that the core has heard of, see HeldDead.
+	Epoch uint64
+}
+
+// sameNews reports whether two bulletins say the same to the peers.
+func (b Bulletin) sameNews(o Bulletin) bool {
+	b.Lease, b.Epoch, o.Lease, o.Epoch = false, 0, false, 0
+	return b == o
+}
+
+// Herald stands between the core and the beacons: it says in beacons what the core
+// has said last, tells the core what beacons have changed, and decides which of
+// them may prolong the lease and when a lease may be armed. It is quick, and the
+// core may be slow: that is why it is not part of it. It must be used by one
+// goroutine at a time, and called at least once each interval.
+type Herald struct {
+	self   Incarnation
+	detect Detect
+	tick   Time // of the kernel's clock
+	live   *Liveness
+	now    Time
+
+	word   Bulletin
+	saidAt Time // when the core last said so; 0: never
+	muted  bool
+
+	// epoch counts how often this node had to yield. What the core said in an earlier
+	// epoch gives no right to a lease.
+	epoch uint64
+	// leaseUntil is until when the kernel holds the lease at the least; 0: it is gone.
+	leaseUntil Time
+	lapsed     Time // when it was found to have run out; 0: it has not
+	lapses     Lapses
+	tried      Time // when a beacon last had the mark, or was sent because it might
+	sentAt     Time // when the last beacon was made; 0: never
+	resumedAt  Time // when beacons began again after a silence of D; 0: they never stopped
+
+	told     map[Incarnation]Bulletin // by beacons, as the core knows it
+	heralded Heralded                 // as the core knows it
+	cutSince Time                     // when that was last otherwise than heralded; 0: it is not
+	events   []Event
+}
+
+// Lapses counts the pauses: leases that ran out though the core needed them.
+type Lapses struct {
+	Count   uint64
+	Longest Time
+	Last    Time // when the last one ended; 0: never
+	LastFor Time // how long it was
+}
+
+// NewHerald returns the herald of a node. Tick is the period of the kernel's clock
+// (1/HZ): it keeps a lease for up to two of them less.
+func NewHerald(self Incarnation, detect Detect, tick Time) *Herald {
+	return &Herald{
+		self: self, detect: detect, tick: tick, live: NewLiveness(self, detect), told: map[Incarnation]Bulletin{},
+	}
+}
+
+func (h *Herald) at(now Time) Time {
+	h.now = max(h.now, now)
+	return h.now
+}
+
+// Say takes the core's word. It is also the sign that the core makes progress:
+// without it for D, there are no more beacons. News is worth a beacon at once; with
+// drop the lease is to be dropped at once.
+func (h *Herald) Say(now Time, b Bulletin) (news, drop bool) {
+	news = !b.sameNews(h.word) || h.saidAt == 0
+	drop = h.word.Lease && !b.Lease && h.leaseUntil > 0
+	h.word, h.saidAt = b, max(h.at(now), 1)
+	if drop {
+		h.leaseUntil, h.lapsed = 0, 0
+	}
+	return news, drop
+}
+
+// Know tells of an incarnation that is a member.
+func (h *Herald) Know(now Time, inc Incarnation) { h.live.Know(h.at(now), inc) }
+
+// Forget drops an incarnation that has left, or was replaced.
+func (h *Herald) Forget(inc Incarnation) {
+	h.live.Forget(inc)
+	delete(h.told, inc)
+}
+
+// Mute silences this node, or ends that: one that is deaf by its own fault must
+// not stop the others.
+func (h *Herald) Mute(muted bool) { h.muted = muted }
+
+// Heed is what must be done about a beacon at once.
+type Heed struct {
+	Kind HearingKind
+	// Drop the lease: this node is held dead by one whose word goes before its own.
+	Drop bool
+	// Kick: send a beacon out of turn.
+	Kick bool
+}
+
+// Hear takes a beacon whose signature is good. It keeps nothing of it.
+func (h *Herald) Hear(now Time, medium Medium, b *Beacon) Heed {
+	now = h.at(now)
+	hearing := h.live.Hear(now, medium, b)
+	heed := Heed{Kind: hearing.Kind}
+	if hearing.Believed {
+		said := Bulletin{
+			Phase: b.Phase, Weight: b.Weight, Unfit: b.Unfit, View: b.View, Claims: b.Claims, CutOff: b.CutOff,
+		}
+		if old, ok := h.told[b.Incarnation]; !ok || old != said {
+			h.told[b.Incarnation] = said
+			h.events = append(h.events, PeerSpoke{Incarnation: b.Incarnation, Bulletin: said})
+		}
+	}
+	if hearing.Yield && h.word.Epoch == h.epoch && (h.word.Phase.Serving() || h.leaseUntil > 0) {
+		h.epoch++
+		h.leaseUntil, h.lapsed = 0, 0
+		heed.Drop = true
+		h.events = append(h.events, HeldDead{Epoch: h.epoch, By: b.Name})
+		h.live.Forgive(now)
+	}
+	if h.needsLease(now) {
+		limit := h.live.MarkUntil(now)
+		if h.leaseUntil <= now && !h.live.MayArm(now) {
+			limit = 0
+		}
+		if h.detect.Urgent(now, h.tried, limit) {
+			h.tried = now
+			heed.Kick = true
+		}
+	}
+	return heed
+}
+
+// progress reports whether the core has spoken lately.
+func (h *Herald) progress(now Time) bool {
+	return h.saidAt > 0 && now-h.saidAt < h.detect.D && !h.muted
+}
+
+// needsLease reports whether the core wants the lease, and knows what it wants.
+func (h *Herald) needsLease(now Time) bool {
+	return h.word.Lease && h.word.Epoch == h.epoch && h.progress(now)
+}
+
+// Beacon makes the next beacon in b, whose memory it uses again. Marked: it may
+// prolong the lease. If not ok, none may be sent now.
+func (h *Herald) Beacon(now Time, b *Beacon) (marked, ok bool) {
+	now = h.at(now)
+	h.lapse(now)
+	if !h.progress(now) {
+		return false, false
+	}
+	if h.silent(now) {
+		h.resumedAt = now
+	}
+	h.sentAt = now
+	proof, _ := h.live.WireProof(now)
+	*b = Beacon{
+		Incarnation: h.self, Seq: SeqAt(now), Phase: h.word.Phase, Weight: h.word.Weight, Unfit: h.word.Unfit,
+		View: h.word.View, Claims: h.word.Claims, CutOff: h.word.CutOff, WireProof: proof,
+		Peers: h.live.AppendAcks(b.Peers[:0], now),
+	}
+	if h.word.Epoch != h.epoch {
+		b.Phase = Joining // the core will say so too
+	}
+	if h.leaseUntil > now && h.needsLease(now) && now < h.live.MarkUntil(now) {
+		h.leaseUntil, h.tried = now+h.held(h.detect.L), now
+		return true, true
+	}
+	return false, true
+}
+
+// silent reports whether this node's last beacon is so long ago that others may hold
+// it dead by right. They may also have stopped to speak to it, so that it must first
+// speak for D before their silence means that there is nobody.
+func (h *Herald) silent(now Time) bool { return h.sentAt > 0 && now-h.sentAt >= h.detect.D }
+
+// held is how long the kernel keeps a lease of that length at the least.
+func (h *Herald) held(lease Time) Time { return max(lease-2*h.tick, 0) }
+
+// lapse notices that the lease has run out.
+func (h *Herald) lapse(now Time) {
+	if h.leaseUntil > 0 && now >= h.leaseUntil {
+		h.lapsed, h.leaseUntil = h.leaseUntil, 0
+	}
+}
+
+// Lapse tells that the kernel does not hold the lease, whatever was thought.
+func (h *Herald) Lapse(now Time) {
+	if h.at(now); h.leaseUntil > 0 {
+		h.leaseUntil, h.lapsed = 0, h.now
+	}
+}
+
+// ArmBy reports whether a lease is missing and may be armed, and by when: the
+// kernel must have done it before. It is asked right before that.
+func (h *Herald) ArmBy(now Time) (by Time, ok bool) {
+	now = h.at(now)
+	h.lapse(now)
+	if h.leaseUntil > 0 || !h.needsLease(now) || !h.live.MayArm(now) ||
+		h.silent(now) || h.resumedAt > 0 && now-h.resumedAt < h.detect.D {
+		return 0, false
+	}
+	return h.live.proofUntil(now, h.detect.D), true
+}
+
+// Armed tells that the kernel has armed the lease for ArmFor, no earlier than at
+// that time.
+func (h *Herald) Armed(now, at Time) {
+	now = h.at(now)
+	h.leaseUntil = at + h.held(h.detect.ArmFor())
+	if h.lapsed > 0 {
+		h.lapses.Count++
+		h.lapses.LastFor, h.lapses.Last = now-h.lapsed, now
+		h.lapses.Longest = max(h.lapses.Longest, h.lapses.LastFor)
+		h.lapsed = 0
+	}
+	h.lapse(now)
+}
+
+// ArmFor is for how long a lease is armed. The beacon that follows at once
+// prolongs it; a shorter time forgives a kernel that is late.
+func (d Detect) ArmFor() Time { return d.L / 2 / Time(1e6) * Time(1e6) }
+
+// Events returns what the core has to be told, the oldest first.
+func (h *Herald) Events(now Time) []Event {
+	now = h.at(now)
+	h.lapse(now)
+	var events []Event
+	for _, c := range h.live.Changes(now) {
+		events = append(events, PeerStanding{Incarnation: c.Incarnation, Standing: c.To})
+	}
+	events = append(events, h.events...)
+	h.events = h.events[:0]
+	next := Heralded{Lease: h.leaseUntil > 0, CutOff: h.cutOff(now), Barred: h.barred(now)}
+	if next != h.heralded {
+		h.heralded = next
+		events = append(events, next)
+	}
+	return events
+}
+
+// cutOff follows the wire-proof slowly, so that neither a start nor single losses
+// move buckets: it believes the worse after D, the better after Return.
+func (h *Herald) cutOff(now Time) bool {
+	ok, others := h.live.WireProof(now)
+	cut, wait := !ok && others, h.detect.D
+	if h.heralded.CutOff {
+		wait = h.detect.Return
+	}
+	switch {
+	case cut == h.heralded.CutOff:
+		h.cutSince = 0
+	case h.cutSince == 0:
+		h.cutSince = now
+	case now-h.cutSince >= wait:
+		h.cutSince = 0
+		return cut
+	}
+	return h.heralded.CutOff
+}
+
+// barred says why this node must not begin to serve, by what beacons say; "": it may.
+func (h *Herald) barred(now Time) string {
+	names := func(list []Incarnation) string {
+		var all []string
+		for _, inc := range list {
+			all = append(all, inc.Name)
+		}
+		return strings.Join(slices.Compact(all), ", ")
+	}
+	if by := h.live.Denied(now); len(by) > 0 {
+		return fmt.Sprintf("%s holds this node dead, or another by its name alive", names(by))
+	}
+	if back := h.live.Returning(now); len(back) > 0 {
+		return fmt.Sprintf("%s is coming back from the dead", names(back))
+	}
+	if by := h.live.doubters(now); len(by) > 0 {
+		return fmt.Sprintf("%s still holds this node dead", names(by))
+	}
+	if !h.live.MayArm(now) {
+		return "not everybody who speaks has heard this node yet"
+	}
+	return ""
+}
+
+// Deadline is when Events may next have something to tell though nothing is heard.
+func (h *Herald) Deadline(now Time) Time {
+	now = h.at(now)
+	next := h.live.Deadline(now)
+	if h.leaseUntil > now {
+		next = min(next, h.leaseUntil)
+	}
+	return next
+}
+
+// SilentOnWire are those to whom every beacon should go by unicast too.
+func (h *Herald) SilentOnWire(now Time) []Incarnation { return h.live.SilentOnWire(h.at(now)) }
+
+// HeraldStatus is what the herald knows, for people.
+type HeraldStatus struct {
+	// Lease: held; or wanted, and this node is silent until its peers have heard it;
+	// or not wanted.
+	Held, Wanted bool
+	Lapses       Lapses
+	CutOff       bool
+	// WireProof and OthersProof: see Liveness.WireProof.
+	WireProof, OthersProof bool
+	Barred                 string
+	Muted                  bool
+	Neighbours             []NeighbourStatus
+}
+
+// Status returns what is known now.
+func (h *Herald) Status(now Time) HeraldStatus {
+	now = h.at(now)
+	h.lapse(now)
+	s := HeraldStatus{
+		Held: h.leaseUntil > 0, Wanted: h.word.Lease, Lapses: h.lapses, CutOff: h.heralded.CutOff,
+		Barred: h.heralded.Barred, Muted: h.muted, Neighbours: h.live.Status(now),
+	}
+	s.WireProof, s.OthersProof = h.live.WireProof(now)
+	return s
+}

@@ -1,0 +1,223 @@
+package node
+
+import (
+	"slices"
+	"time"
+)
+
+// The simulator's beacons and leases: what agent/beacons.go and the kernel do.
+
+// simDetect has the detection time of the other periods, 200 ms.
+var simDetect = NewDetect(25*ms, 8)
+
+const simTick = 4 * ms
+
+// beat is the sending thread: a beacon each interval, up to a millisecond late.
+func (w *world) beat(n *simNode) {
+	core := n.core
+	w.at(simDetect.Interval+w.randomly(ms), func() {
+		if n.core == core {
+			w.beat(n)
+		}
+	})
+	w.whenAwake(n, func() {
+		if !n.blocked { // the loop's own timer
+			w.say(n)
+		}
+		w.beacon(n)
+	})
+}
+
+// whenAwake does something of the node's process once it runs.
+func (w *world) whenAwake(n *simNode, do func()) {
+	if w.now >= n.stalled {
+		do()
+		return
+	}
+	core := n.core
+	w.at(n.stalled-w.now, func() {
+		if n.core == core {
+			w.whenAwake(n, do)
+		}
+	})
+}
+
+// say gives the herald the core's word.
+func (w *world) say(n *simNode) {
+	news, drop := n.herald.Say(w.now, n.core.Bulletin())
+	if drop {
+		w.setLease(n, 0)
+	}
+	if news {
+		w.kick(n)
+	}
+	w.tend(n)
+}
+
+// kick sends a beacon out of turn.
+func (w *world) kick(n *simNode) {
+	if n.kicked {
+		return
+	}
+	n.kicked = true
+	core := n.core
+	w.at(ms/20, func() {
+		n.kicked = false
+		if n.core == core {
+			w.whenAwake(n, func() { w.beacon(n) })
+		}
+	})
+}
+
+func (w *world) beacon(n *simNode) {
+	var b Beacon
+	marked, ok := n.herald.Beacon(w.now, &b)
+	if marked && n.lease > w.now {
+		w.setLease(n, w.now+w.kernelTime(simDetect.L))
+	}
+	w.tend(n)
+	if !ok {
+		return
+	}
+	silent := n.herald.SilentOnWire(w.now)
+	second := w.now >= n.nextUnicast
+	if second {
+		n.nextUnicast = w.now + time.Second
+	}
+	for _, to := range w.nodes {
+		if to == n || to.core == nil {
+			continue
+		}
+		w.carry(n, to, Wire, &b)
+		if second || slices.ContainsFunc(silent, func(inc Incarnation) bool { return inc.Name == to.name }) {
+			w.carry(n, to, Unicast, &b)
+		}
+	}
+}
+
+// kernelTime is what the kernel makes of a timeout: whole ticks, rounded down, from
+// some tick on.
+func (w *world) kernelTime(d Time) Time { return d - w.randomly(2*simTick) }
+
+func (w *world) carry(from, to *simNode, medium Medium, b *Beacon) {
+	link := [2]int{from.index, to.index}
+	if w.cut[link] || medium == Wire && w.wireCut[link] || w.deafWire(to, medium) || w.rng.Float64() < max(w.net.loss, w.beaconLoss) {
+		return
+	}
+	core := to.core
+	w.at(w.net.delay(w.rng), func() {
+		if to.core == core {
+			w.whenAwake(to, func() { w.hear(to, medium, b) })
+		}
+	})
+}
+
+// deafWire: its switch port does not forward yet.
+func (w *world) deafWire(n *simNode, medium Medium) bool { return n.deaf && medium == Wire }
+
+func (w *world) hear(n *simNode, medium Medium, b *Beacon) {
+	heed := n.herald.Hear(w.now, medium, b)
+	if heed.Drop {
+		w.log("%s: %s holds it dead, the lease is dropped", n.name, b.Name)
+		w.setLease(n, 0)
+	}
+	if heed.Kick {
+		w.kick(n)
+	}
+	w.tend(n)
+}
+
+// tend passes on what the herald has to tell, and has a missing lease armed.
+func (w *world) tend(n *simNode) {
+	core := n.core
+	for _, ev := range n.herald.Events(w.now) {
+		w.at(ms/20, func() {
+			if n.core == core {
+				w.step(n, ev)
+			}
+		})
+	}
+	if at := n.herald.Deadline(w.now); at < w.now+simDetect.Interval/2 && !n.tending {
+		n.tending = true
+		w.at(at-w.now, func() {
+			n.tending = false
+			if n.core == core {
+				w.whenAwake(n, func() { w.tend(n) })
+			}
+		})
+	}
+	if _, ok := n.herald.ArmBy(w.now); ok && !n.arming {
+		n.arming = true
+		w.at(w.randomly(ms/2), func() { w.arm(n, core) })
+	}
+}
+
+// arm is the goroutine that commits: it asks whether the lease may be armed, and the
+// kernel does it, if it can in time.
+func (w *world) arm(n *simNode, core *Core) {
+	if n.core != core {
+		n.arming = false
+		return
+	}
+	if w.now < n.stalled {
+		w.at(n.stalled-w.now, func() { w.arm(n, core) })
+		return
+	}
+	began := w.now
+	by, ok := n.herald.ArmBy(began)
+	if !ok {
+		n.arming = false
+		return
+	}
+	w.at(w.net.commit(w.rng), func() {
+		n.arming = false
+		if n.core != core || w.now > by {
+			return
+		}
+		w.setLease(n, w.now+w.kernelTime(simDetect.ArmFor()))
+		w.whenAwake(n, func() {
+			n.herald.Armed(w.now, began)
+			w.kick(n)
+			w.tend(n)
+		})
+	})
+}
+
+// setLease is the kernel's: the lease is valid until then.
+func (w *world) setLease(n *simNode, until Time) {
+	n.lease = until
+	w.lease(n)
+	if until > w.now {
+		w.at(until-w.now, func() { w.lease(n) })
+	}
+}
+
+// lease brings the books up to what the kernel does.
+func (w *world) lease(n *simNode) {
+	holds := !w.beacons || n.lease > w.now
+	if holds == n.leased {
+		return
+	}
+	w.log("%s %s the lease", n.name, map[bool]string{true: "has", false: "has no longer"}[holds])
+	n.leased = holds
+	for slot := range n.kernel.All() {
+		if holds {
+			w.serve(n, slot)
+		} else {
+			w.unserve(n, slot)
+		}
+	}
+	if holds {
+		for slot, state := range n.states {
+			if state == Own {
+				w.judgeResets(slot)
+			}
+		}
+	}
+}
+
+// stall stops a node's process for a while, as SIGSTOP does.
+func (w *world) stall(n *simNode, d Time) {
+	w.log("%s is stopped for %v", n.name, d)
+	n.stalled = w.now + d
+}
