@@ -73,6 +73,7 @@ type Core struct {
 	heard    map[Incarnation]*heard // whom beacons speak of
 	heralded Heralded
 	epoch    uint64
+	disowned bool // held dead, and the kernel has not let go of everything yet
 	mourned  []mourning
 
 	startedAt       Time
@@ -190,6 +191,7 @@ func (c *Core) advance() {
 		c.commit()
 		c.publish()
 	}
+	c.disowned = c.disowned && !c.letGo()
 	c.findFlows()
 	c.offerGrants()
 	c.retransmit()

@@ -60,7 +60,7 @@ func (c *Core) peerSpoke(ev PeerSpoke) {
 // its flows go on.
 func (c *Core) heldDead(ev HeldDead) {
 	c.epoch = ev.Epoch
-	c.heralded.Lease = false
+	c.heralded.Lease, c.disowned = false, true
 	switch {
 	case c.phase.Serving():
 		c.withdrawFromService(ev.By + " holds this node dead")
@@ -83,6 +83,10 @@ func (c *Core) heraldedNow(ev Heralded) {
 		c.notice(true, "the lease has run out: this node is silent until its peers have heard it again")
 	}
 }
+
+// letGo reports whether the kernel takes no new flows of any bucket, and will not by
+// a commit that is open.
+func (c *Core) letGo() bool { return c.kernel.Empty() && !c.openTakes }
 
 // holdsAlive says whether the peer may serve: beacons decide; until one was heard,
 // gossip does.
@@ -191,10 +195,10 @@ func (c *Core) Bulletin() Bulletin {
 	if c.said != nil {
 		b.View, b.Claims = c.said.View, c.said.Version
 	}
-	if c.phase == Joining {
+	if c.phase == Joining || c.disowned {
 		// Only for the flows of an earlier time, and not while the kernel would take new
 		// ones of buckets that are not this node's any more.
-		b.Lease = c.kernel.Empty() && !c.openTakes && !c.kernelLinger.Empty()
+		b.Lease = c.letGo() && !c.kernelLinger.Empty()
 	}
 	return b
 }

@@ -51,6 +51,7 @@ type Herald struct {
 	lapsed     Time // when it was found to have run out; 0: it has not
 	lapses     Lapses
 	tried      Time // when a beacon last had the mark, or was sent because it might
+	unicastAt  Time // when everybody is due for a beacon by unicast
 	sentAt     Time // when the last beacon was made; 0: never
 	resumedAt  Time // when beacons began again after a silence of D; 0: they never stopped
 
@@ -130,7 +131,7 @@ func (h *Herald) Hear(now Time, medium Medium, b *Beacon) Heed {
 			h.events = append(h.events, PeerSpoke{Incarnation: b.Incarnation, Bulletin: said})
 		}
 	}
-	if hearing.Yield && h.word.Epoch == h.epoch && (h.word.Phase.Serving() || h.leaseUntil > 0) {
+	if hearing.Yield && h.word.Epoch == h.epoch && (h.leaseUntil > 0 || h.word.Lease && h.word.Phase != Joining) {
 		h.epoch++
 		h.leaseUntil, h.lapsed = 0, 0
 		heed.Drop = true
@@ -312,8 +313,21 @@ func (h *Herald) Deadline(now Time) Time {
 	return next
 }
 
-// SilentOnWire are those to whom every beacon should go by unicast too.
-func (h *Herald) SilentOnWire(now Time) []Incarnation { return h.live.SilentOnWire(h.at(now)) }
+// AppendUnicast appends to buf to whom the beacon that was made last should go by
+// unicast too: to those who may not get it on the wire, and to everybody once a second.
+// A node without the lease that it needs speaks to everybody: they may have ceased
+// to listen to it.
+func (h *Herald) AppendUnicast(buf []Incarnation, now Time) []Incarnation {
+	now = h.at(now)
+	all := h.needsLease(now) && h.leaseUntil == 0
+	if now >= h.unicastAt {
+		h.unicastAt, all = now+unicastPeriod, true
+	}
+	return h.live.appendUnicast(buf, now, all)
+}
+
+// unicastPeriod is how often the second medium is used though the first one works.
+const unicastPeriod = Time(1e9)
 
 // HeraldStatus is what the herald knows, for people.
 type HeraldStatus struct {

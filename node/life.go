@@ -76,7 +76,7 @@ func (c *Core) mayServe() string {
 	if !c.flowLook.done {
 		return "the flows of this node's last life are being looked for"
 	}
-	if !c.kernel.Empty() || c.openTakes {
+	if !c.letGo() {
 		return "the kernel has not let go of all buckets yet"
 	}
 	if !c.seedsTried {

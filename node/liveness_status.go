@@ -102,18 +102,19 @@ func (l *Liveness) WireProof(now Time) (ok, othersHave bool) {
 // SilentOnWire returns the neighbours, by key, to whom every beacon should go by
 // unicast too: those who speak, but from whom the wire has brought nothing for
 // D/4, or to whom it may bring nothing, by what they say of this node.
-func (l *Liveness) SilentOnWire(now Time) []Incarnation {
+func (l *Liveness) SilentOnWire(now Time) []Incarnation { return l.appendUnicast(nil, now, false) }
+
+// appendUnicast appends those who are silent on the wire, or all.
+func (l *Liveness) appendUnicast(buf []Incarnation, now Time, all bool) []Incarnation {
 	att, d := l.wake(now), l.detect.D
-	var silent []Incarnation
 	for _, n := range l.neighbours {
-		if att-n.spokeAt >= d && att-n.seenAt >= d {
-			continue
-		}
-		if att-n.mediums[Wire].at >= d/4 || l.now-n.acked.Time() >= d/4 || n.me&AckOnWire == 0 {
-			silent = append(silent, n.Incarnation)
+		speaks := att-n.spokeAt < d || att-n.seenAt < d
+		silent := att-n.mediums[Wire].at >= d/4 || l.now-n.acked.Time() >= d/4 || n.me&AckOnWire == 0
+		if all || speaks && silent {
+			buf = append(buf, n.Incarnation)
 		}
 	}
-	return silent
+	return buf
 }
 
 // doubters returns those, by key, who serve and said when they were last heard,

@@ -2,7 +2,6 @@ package node
 
 import (
 	"slices"
-	"time"
 )
 
 // The simulator's beacons and leases: what agent/beacons.go and the kernel do.
@@ -21,7 +20,7 @@ func (w *world) beat(n *simNode) {
 		}
 	})
 	w.whenAwake(n, func() {
-		if !n.blocked { // the loop's own timer
+		if !n.blocked && len(n.backlog) == 0 { // the loop's own timer
 			w.say(n)
 		}
 		w.beacon(n)
@@ -79,17 +78,13 @@ func (w *world) beacon(n *simNode) {
 	if !ok {
 		return
 	}
-	silent := n.herald.SilentOnWire(w.now)
-	second := w.now >= n.nextUnicast
-	if second {
-		n.nextUnicast = w.now + time.Second
-	}
+	unicast := n.herald.AppendUnicast(nil, w.now)
 	for _, to := range w.nodes {
 		if to == n || to.core == nil {
 			continue
 		}
 		w.carry(n, to, Wire, &b)
-		if second || slices.ContainsFunc(silent, func(inc Incarnation) bool { return inc.Name == to.name }) {
+		if slices.ContainsFunc(unicast, func(inc Incarnation) bool { return inc.Name == to.name }) {
 			w.carry(n, to, Unicast, &b)
 		}
 	}
@@ -219,5 +214,5 @@ func (w *world) lease(n *simNode) {
 // stall stops a node's process for a while, as SIGSTOP does.
 func (w *world) stall(n *simNode, d Time) {
 	w.log("%s is stopped for %v", n.name, d)
-	n.stalled = w.now + d
+	n.stalled = max(n.stalled, w.now+d)
 }

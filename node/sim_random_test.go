@@ -119,7 +119,7 @@ func (w *world) someTime(limit Time) {
 func (w *world) quiet() {
 	w.net = calmNet()
 	for _, n := range w.nodes {
-		n.refuses, n.slow, n.blocked, n.stalled = false, 0, false, 0
+		n.refuses, n.slow, n.blocked = false, 0, false
 	}
 	w.heal()
 	for _, n := range w.nodes {

@@ -58,28 +58,27 @@ type simNode struct {
 	boot   uint64       // nonce of the running process
 	wake   uint64       // number of the wake-up that counts
 
-	revision    int            // of the spec that it runs
-	deaf        bool           // its port does not forward: nobody answers on the wire
-	refuses     bool           // its kernel takes no commits
-	slow        Time           // what a commit takes, if not the network's time
-	fit         []bool         // what its health checks find, by service
-	saved       Save           // on disk
-	left        bool           // it said goodbye when its process ended
-	lastOne     bool           // it leaves, and at some time had no heir
-	sees        map[int]uint64 // peers that gossip has reported alive to it: nonce
-	answers     []Answer
-	steadyAt    Time // since when it is active
-	herald      *Herald
-	lease       Time    // of the kernel: valid until then
-	leased      bool    // by the books
-	stalled     Time    // until then the process does nothing
-	blocked     bool    // the core makes no progress, though its process runs
-	backlog     []Event // that wait for the core to go on
-	nextUnicast Time
-	kicked      bool // a beacon is about to leave out of turn
-	tending     bool // the herald will be looked at
-	arming      bool
-	takes       int // how many buckets its kernel has begun to accept
+	revision int            // of the spec that it runs
+	deaf     bool           // its port does not forward: nobody answers on the wire
+	refuses  bool           // its kernel takes no commits
+	slow     Time           // what a commit takes, if not the network's time
+	fit      []bool         // what its health checks find, by service
+	saved    Save           // on disk
+	left     bool           // it said goodbye when its process ended
+	lastOne  bool           // it leaves, and at some time had no heir
+	sees     map[int]uint64 // peers that gossip has reported alive to it: nonce
+	answers  []Answer
+	steadyAt Time // since when it is active
+	herald   *Herald
+	lease    Time    // of the kernel: valid until then
+	leased   bool    // by the books
+	stalled  Time    // until then the process does nothing
+	blocked  bool    // the core makes no progress, though its process runs
+	backlog  []Event // that wait for the core to go on
+	kicked   bool    // a beacon is about to leave out of turn
+	tending  bool    // the herald will be looked at
+	arming   bool
+	takes    int // how many buckets its kernel has begun to accept
 }
 
 type simEvent struct {

@@ -1,0 +1,64 @@
+package node
+
+import (
+	"testing"
+	"time"
+)
+
+// mishap does one random thing to a node that no operator planned and that splits
+// nobody from all others.
+func (w *world) mishap() {
+	n := w.some()
+	switch w.rng.IntN(12) {
+	case 0, 1:
+		w.stall(n, w.randomly(600*ms))
+	case 2:
+		w.stall(n, w.randomly(4*time.Second))
+	case 3:
+		w.stop(n, false)
+	case 4:
+		w.start(n)
+	case 5:
+		w.stop(n, false)
+		w.run(w.randomly(500 * ms))
+		w.start(n)
+	case 6: // one way, on the wire
+		w.wireCut[[2]int{n.index, w.some().index}] = true
+	case 7: // it is not heard on the wire, or hears nobody there
+		w.log("the wire is cut at %s", n.name)
+		from := w.rng.IntN(2)
+		for i := range w.nodes {
+			link := [2]int{n.index, i}
+			w.wireCut[[2]int{link[from], link[1-from]}] = true
+		}
+	case 8:
+		w.beaconLoss = 0.3 * w.rng.Float64()
+	case 9:
+		w.log("the core of %s hangs", n.name)
+		n.blocked = true
+		w.at(w.randomly(3*time.Second), func() { n.blocked = false })
+	case 10:
+		clear(w.wireCut)
+		w.beaconLoss = 0
+	default:
+		w.planned()
+	}
+}
+
+// TestMishaps is invariant 1 without an exception, 2 and 5: stalls, hung cores, beacons
+// that are lost on the wire, crashes and restarts never make two nodes with a valid
+// lease accept new flows of one bucket.
+func TestMishaps(t *testing.T) {
+	forSeeds(t, 1, func(seed uint64, tracing bool) *world {
+		w := settled(seed, tracing, 2+int(seed%4))
+		w.strict = true
+		w.clients(50*ms, 15*time.Second)
+		for range 12 {
+			w.mishap()
+			w.someTime(1500 * ms)
+		}
+		w.beaconLoss = 0
+		w.quiet()
+		return w
+	})
+}
