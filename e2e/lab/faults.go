@@ -17,6 +17,11 @@ const (
 	Gossip
 	// Wire is IPv4 to the VIP: what goes to the cluster MAC.
 	Wire
+	// Unicast is beacons from node address to node address: UDP to BeaconPort of
+	// anything but the VIP.
+	Unicast
+	// Beacons is UDP to BeaconPort: beacons on the wire and by unicast.
+	Beacons
 )
 
 // matches returns the nft expressions of the traffic, one for each rule.
@@ -27,6 +32,10 @@ func (t Traffic) matches() []string {
 		return []string{fmt.Sprintf(l4+"sport %d ", GossipPort), fmt.Sprintf(l4+"dport %d ", GossipPort)}
 	case Wire:
 		return []string{fmt.Sprintf("ip daddr %s ", VIP)}
+	case Unicast:
+		return []string{fmt.Sprintf("ip daddr != %s udp dport %d ", VIP, BeaconPort)}
+	case Beacons:
+		return []string{fmt.Sprintf("udp dport %d ", BeaconPort)}
 	default:
 		return []string{""}
 	}

@@ -28,10 +28,15 @@ type Node struct {
 	// Config is what the next Start writes to the configuration file.
 	Config AgentConfig
 
+	// LogByPipe has the agent's log pass through a pipe from the next Start on, so
+	// that StallLog can stall it.
+	LogByPipe bool
+
 	lab      *Lab
 	binary   string
 	services *services
 	agent    *process
+	pipe     *logPipe // of the agent, if it logs by one
 }
 
 func newNode(l *Lab, index int, binary string) *Node {
@@ -54,11 +59,16 @@ func (n *Node) PowerOn() (err error) {
 	if n.NS, err = NewNamespace(n.lab.Prefix + "-" + n.Name); err != nil {
 		return err
 	}
-	if err := n.lab.plug(n.NS, n.Name, byte(n.Index+1), []netip.Addr{n.Addr}); err != nil {
+	if err := n.plug(); err != nil {
 		return err
 	}
 	n.services, err = startServices(n.Name, n.NS)
 	return err
+}
+
+// plug links the machine to the switch.
+func (n *Node) plug() error {
+	return n.lab.plug(n.NS, n.Name, byte(n.Index+1), []netip.Addr{n.Addr})
 }
 
 // PowerOff takes the machine away as the end of its power does: first its port
@@ -77,6 +87,7 @@ func (n *Node) close() error {
 		return nil
 	}
 	errs := []error{n.Kill()}
+	n.pipe.close()
 	if n.services != nil {
 		n.services.close()
 		n.services = nil
@@ -102,12 +113,6 @@ func (n *Node) Plug() error {
 	return n.lab.onPort(n.Name, func(netlink.Link) error { return waitUp(n.Name) })
 }
 
-// FlushRuleset does to the node what an administrator's `nft flush ruleset` does.
-func (n *Node) FlushRuleset() error {
-	_, err := n.NS.Run("nft", "flush", "ruleset")
-	return err
-}
-
 // SetHealthy makes the node's /healthz answer 200, as it does at the start, or 503.
 func (n *Node) SetHealthy(ok bool) { n.services.healthy.Store(ok) }
 
@@ -130,6 +135,13 @@ func (n *Node) Start() error {
 	log, err := os.OpenFile(n.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return fmt.Errorf("opening the log of %s: %w", n.Name, err)
+	}
+	n.pipe.close()
+	n.pipe = nil
+	if n.LogByPipe {
+		if n.pipe, log, err = newLogPipe(log); err != nil {
+			return fmt.Errorf("a pipe for the log of %s: %w", n.Name, err)
+		}
 	}
 	defer log.Close() // the child has its own descriptor
 	cmd := exec.Command(n.binary, "agent", "--config", file)

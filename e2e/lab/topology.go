@@ -32,8 +32,10 @@ const (
 	// at which it refuses entries (net.ipv4.neigh.default.gc_thresh3, 1024).
 	MaxNodes   = 12
 	MaxSources = 64
-	// GossipPort is the agents' default port, which CutGossip cuts.
+	// GossipPort is the agents' default port of gossip.
 	GossipPort = 7946
+	// BeaconPort is where they send beacons by default.
+	BeaconPort = 7947
 
 	bridgeName = "br0"
 	clientPort = "client"
@@ -205,8 +207,7 @@ func (l *Lab) plug(ns *Namespace, port string, id byte, addrs []netip.Addr) erro
 			return err
 		}
 		for _, a := range addrs {
-			addr := &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(prefixLen, 32)}}
-			if err := netlink.AddrAdd(eth, addr); err != nil {
+			if err := netlink.AddrAdd(eth, ifaddr(a)); err != nil {
 				return fmt.Errorf("adding %s: %w", a, err)
 			}
 		}
@@ -305,6 +306,11 @@ func (l *Lab) Close() error {
 		errs = append(errs, os.RemoveAll(l.Dir))
 	}
 	return errors.Join(errs...)
+}
+
+// ifaddr is the address as an interface has it.
+func ifaddr(a netip.Addr) *netlink.Addr {
+	return &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(prefixLen, 32)}}
 }
 
 func addrPlus(a netip.Addr, n int) netip.Addr {
