@@ -164,7 +164,7 @@ func (c *Core) Step(now Time, event Event) []Effect {
 	case Wished:
 		c.wished(ev)
 	case Leave:
-		c.leave()
+		c.leave(ev.KeepFlows)
 	case FlowsFound:
 		c.flowsFound(ev)
 	case FlowsCounted:

@@ -17,9 +17,10 @@ type heard struct {
 // mourning are the slots of a peer that may be dead: its flows may go on when it
 // was only asleep, or is started again.
 type mourning struct {
-	name  string
-	slots hashring.Set
-	until Time
+	name      string
+	slots     hashring.Set
+	until     Time
+	announced bool // it said that it comes back: gossip's word that it is gone tells nothing
 }
 
 func (c *Core) hear(inc Incarnation) *heard {
@@ -64,7 +65,7 @@ func (c *Core) heldDead(ev HeldDead) {
 	switch {
 	case c.phase.Serving():
 		c.withdrawFromService(ev.By + " holds this node dead")
-	case c.phase == Leaving:
+	case c.phase.Going():
 		c.giveUp()
 	}
 }
@@ -131,7 +132,7 @@ func (c *Core) reconsider(p *peer) {
 		c.notice(true, "%s is dead", p.Name)
 		p.alive, p.diedAt = false, c.now
 		if c.cfg.Silence > 0 && p.heard != nil {
-			c.mourn(p, c.now+c.cfg.Timing.Mourn-c.cfg.Silence)
+			c.mourn(p, c.cfg.Timing.Mourn-c.cfg.Silence)
 		}
 		c.forgetPeer(p, false)
 		if token, waits := c.asking[p.Name]; waits {
@@ -141,23 +142,25 @@ func (c *Core) reconsider(p *peer) {
 	}
 }
 
-// mourn leaves the flows of a peer alone for a while.
-func (c *Core) mourn(p *peer, until Time) {
-	if p.said == nil || p.foreign || until <= c.now {
+// mourn leaves the flows of a peer alone for a while; for longer, if it has said that
+// it restarts.
+func (c *Core) mourn(p *peer, span Time) {
+	if p.said == nil || p.foreign {
 		return
+	}
+	announced := p.member().Phase == Restarting
+	if announced {
+		span = c.cfg.Timing.Restart
 	}
 	slots := p.said.Claims.Clone()
 	slots.AddAll(p.said.Linger)
-	c.mourned = append(c.mourned, mourning{p.Name, slots, until})
+	c.mourned = append(c.mourned, mourning{p.Name, slots, c.now + span, announced})
 }
 
-// bury ends mourning: of one who is certainly dead, or, without a name, of all
-// whose time has come.
-func (c *Core) bury(name string) {
+// bury ends the mourning that is over.
+func (c *Core) bury(over func(mourning) bool) {
 	before := len(c.mourned)
-	c.mourned = slices.DeleteFunc(c.mourned, func(m mourning) bool {
-		return m.name == name || name == "" && c.now >= m.until
-	})
+	c.mourned = slices.DeleteFunc(c.mourned, over)
 	c.replan = c.replan || len(c.mourned) < before
 }
 

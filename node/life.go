@@ -195,15 +195,21 @@ func (c *Core) giveUp() {
 	c.replan = true
 }
 
-// leave begins the handing over of everything, and then the end.
-func (c *Core) leave() {
-	if c.phase == Leaving {
+// leave begins the handing over of everything, and then the end. A leave may still
+// become a restart, and the other way round.
+func (c *Core) leave(keepFlows bool) {
+	next := Leaving
+	if keepFlows {
+		next = Restarting
+	}
+	if c.phase.Going() {
+		c.enter(next)
 		return
 	}
 	if !c.phase.Serving() {
 		c.giveUp()
 	}
-	c.enter(Leaving)
+	c.enter(next)
 	c.giveUpBy, c.cutBy = c.now+c.cfg.Timing.LeaveBy, c.now+c.cfg.DrainTimeout
 }
 
@@ -217,7 +223,7 @@ func (c *Core) finish() {
 		if c.idle() && c.hasHeir(rankUnfit) {
 			c.enter(Drained)
 		}
-	case Drained, Leaving: // a node that is drained by force may still have some
+	case Drained, Leaving, Restarting: // a node that is drained by force may still have some
 		if c.now >= c.giveUpBy || !c.hasHeir(rankHolding) {
 			c.giveUp()
 		}
@@ -225,17 +231,23 @@ func (c *Core) finish() {
 			c.lingering = c.cfg.newSet() // nobody is left to serve the address: why wait
 		}
 		late := c.now >= max(c.giveUpBy, c.cutBy)+c.cfg.Timing.LeaveBy
-		if c.phase == Leaving && !c.stopped && (c.idle() || late) {
+		over := c.phase == Leaving && c.idle() || c.phase == Restarting && c.handedOver()
+		if c.phase.Going() && !c.stopped && (over || late) {
 			c.stopped = true
-			c.out = append(c.out, Stop{})
+			c.out = append(c.out, Stop{KeepFlows: c.phase == Restarting})
 		}
 	}
 }
 
+// handedOver reports whether this node has nothing that new flows come to, and owes
+// nothing.
+func (c *Core) handedOver() bool {
+	return c.want.Empty() && c.kernel.Empty() && c.open == nil && len(c.grants) == 0
+}
+
 // idle reports whether this node has nothing, and owes nothing.
 func (c *Core) idle() bool {
-	return c.want.Empty() && c.kernel.Empty() && c.open == nil && len(c.grants) == 0 &&
-		c.lingering.Empty() && c.kernelLinger.Empty()
+	return c.handedOver() && c.lingering.Empty() && c.kernelLinger.Empty()
 }
 
 // hasHeir reports whether some other node, of that rank at least when its checks
@@ -264,8 +276,8 @@ func (c *Core) hasFitHeir() bool {
 func (c *Core) drain(force bool) (refused string) {
 	fitHeir := c.hasFitHeir()
 	switch {
-	case c.phase == Leaving:
-		return fmt.Sprintf("%s is leaving already", c.cfg.Name)
+	case c.phase.Going():
+		return fmt.Sprintf("%s is %s already", c.cfg.Name, c.phase)
 	case c.phase == Active && !force && !fitHeir:
 		return fmt.Sprintf("%s is the last fit node: nobody would answer; drain it all the same with --force", c.cfg.Name)
 	}
@@ -286,8 +298,8 @@ func (c *Core) drain(force bool) (refused string) {
 func (c *Core) resume() (refused string) {
 	c.drained, c.forced = false, false
 	switch c.phase {
-	case Leaving:
-		return fmt.Sprintf("%s is leaving; it will serve when it is started again", c.cfg.Name)
+	case Leaving, Restarting:
+		return fmt.Sprintf("%s is %s; it will serve when it is started again", c.cfg.Name, c.phase)
 	case Draining, Drained:
 		c.enter(Active)
 		c.giveUpBy, c.cutBy = 0, 0

@@ -111,7 +111,7 @@ func (c *Core) flowsFound(ev FlowsFound) {
 
 // cut ends what still lingers when the deadline of a drain or a leave has come.
 func (c *Core) cut() {
-	if c.cutBy == 0 || c.now < c.cutBy || c.lingering.Empty() {
+	if c.cutBy == 0 || c.now < c.cutBy || c.lingering.Empty() || c.phase == Restarting {
 		return
 	}
 	c.notice(true, "the deadline is over: cutting the flows of %d buckets", c.lingering.Count())

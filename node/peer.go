@@ -123,7 +123,7 @@ func (c *Core) peerAlive(ev PeerAlive) {
 		c.forgetPeer(old, !known)
 		if !known {
 			if old.alive && c.cfg.Silence > 0 { // else it is mourned already, or was for long enough
-				c.mourn(old, c.now+c.cfg.Timing.Mourn)
+				c.mourn(old, c.cfg.Timing.Mourn)
 			}
 			c.dropHeard(old.Incarnation)
 		}
@@ -175,11 +175,14 @@ func (c *Core) peerDead(ev PeerDead) {
 	}
 	if !ev.Left {
 		p.listed = false
-		c.bury(p.Name)
+		c.bury(func(m mourning) bool { return m.name == p.Name && !m.announced })
 		if c.reconsider(p); p.alive {
 			c.notice(true, "gossip has lost %s, whose beacons still come", p.Name)
 		}
 		return
+	}
+	if p.alive && p.said != nil && p.member().Phase == Restarting {
+		c.mourn(p, 0)
 	}
 	c.forgetPeer(p, true) // it may come after the news of a death
 	delete(c.peers, ev.Name)

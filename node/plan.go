@@ -46,7 +46,7 @@ func (c *Core) plan() {
 
 // wakePlan notices the waits that time has ended.
 func (c *Core) wakePlan() {
-	c.bury("")
+	c.bury(func(m mourning) bool { return c.now >= m.until })
 	over := func(since, wait Time) bool { return since > 0 && c.now >= since+wait }
 	for _, q := range []*question{&c.orphans, &c.doubles} {
 		c.replan = c.replan || over(q.since, c.cfg.Timing.Agreement) || q.open() && over(c.servingSince, c.cfg.Silence)

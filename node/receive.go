@@ -66,6 +66,9 @@ func (c *Core) receiveDelta(p *peer, m *Message) {
 		return
 	}
 	p.said = next
+	if next.Phase.Serving() { // then it has looked for the flows of its earlier lives
+		c.bury(func(m mourning) bool { return m.name == p.Name })
+	}
 	if next.Version >= p.releasedAt {
 		p.released = c.cfg.newSet()
 	}

@@ -102,8 +102,9 @@ func (w *world) planned() {
 			w.start(n)
 			return
 		}
-		w.log("%s leaves", n.name)
-		w.step(n, Leave{})
+		keep := w.rng.IntN(2) == 0
+		w.log("%s leaves, keep flows: %v", n.name, keep)
+		w.step(n, Leave{KeepFlows: keep})
 	}
 }
 

@@ -64,6 +64,7 @@ type simNode struct {
 	slow     Time           // what a commit takes, if not the network's time
 	fit      []bool         // what its health checks find, by service
 	saved    Save           // on disk
+	keeps    bool           // its flows go on with its next life
 	left     bool           // it said goodbye when its process ended
 	lastOne  bool           // it leaves, and at some time had no heir
 	sees     map[int]uint64 // peers that gossip has reported alive to it: nonce
@@ -204,7 +205,9 @@ func (w *world) step(n *simNode, ev Event) {
 		case Forget:
 			n.herald.Forget(e.Incarnation)
 		case Stop:
+			n.keeps = e.KeepFlows
 			w.stop(n, true)
+			n.keeps = false
 			return
 		}
 	}
@@ -212,7 +215,7 @@ func (w *world) step(n *simNode, ev Event) {
 		w.say(n)
 	}
 	w.noteServers()
-	n.lastOne = core.phase == Leaving && (n.lastOne || !core.hasHeir(rankHolding))
+	n.lastOne = core.phase.Going() && (n.lastOne || !core.hasHeir(rankHolding))
 	at := core.Deadline()
 	if at <= w.now {
 		w.fault("invariant 5: %s wants to be woken at %v, and it is %v: it would spin", n.name, at, w.now)
@@ -344,7 +347,7 @@ func (w *world) stop(n *simNode, left bool) {
 	for slot := range n.states {
 		w.set(n, slot, None)
 	}
-	if left { // and took the address with it
+	if left && !n.keeps { // and took the address with it
 		w.cutFlows(n, hashring.Set{})
 	}
 	w.noteServers()

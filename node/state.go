@@ -47,7 +47,8 @@ const (
 	Draining
 	// Drained: a draining node that has given everything away.
 	Drained
-	// Restarting: gone for a moment by its own will; peers wait for it.
+	// Restarting: hands everything over and stops, but its flows stay for its next
+	// incarnation, and the peers leave them alone.
 	Restarting
 	// Leaving: hands everything over and stops.
 	Leaving
@@ -82,3 +83,6 @@ func (p *Phase) UnmarshalText(text []byte) error {
 // Serving says whether a node in this phase is part of the view: it may own
 // buckets, or still owns those that nobody has asked it for.
 func (p Phase) Serving() bool { return p == Active || p == Draining || p == Drained }
+
+// Going says whether a node in this phase hands everything over, and then ends.
+func (p Phase) Going() bool { return p == Leaving || p == Restarting }

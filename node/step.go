@@ -102,8 +102,10 @@ type (
 		Wish
 	}
 
-	// Leave: hand everything over and stop.
-	Leave struct{}
+	// Leave: hand everything over and stop. With KeepFlows, for a restart, the flows
+	// that are here are not waited for and not ended: they go on with the next
+	// incarnation.
+	Leave struct{ KeepFlows bool }
 
 	// FlowsFound answers FindFlows: the slots of which a flow lives here, or why
 	// that cannot be told.
@@ -193,8 +195,9 @@ type (
 	// Forget: this incarnation is no more.
 	Forget struct{ Incarnation }
 
-	// Stop: everything is handed over; end the process.
-	Stop struct{}
+	// Stop: everything is handed over; end the process. With KeepFlows the host keeps
+	// the VIP, for the flows of the next incarnation.
+	Stop struct{ KeepFlows bool }
 )
 
 // Change is the new state of one bucket.
@@ -268,6 +271,9 @@ type Timing struct {
 	// Mourn: how long after its last sign of life a peer's death is confirmed. Until
 	// then its flows are left alone: it may only have been asleep.
 	Mourn Time
+	// Restart: for how long the peers leave the flows of a node alone that has said
+	// that it restarts.
+	Restart Time
 	// LeaveBy: how long a leaving node waits for its heirs.
 	LeaveBy Time
 }
@@ -283,6 +289,7 @@ func DefaultTiming(detection Time) Timing {
 		Voluntary: 5 * second,
 		Look:      second / 4,
 		Mourn:     max(second, 2*detection),
+		Restart:   30 * second,
 		LeaveBy:   10 * second,
 	}
 }
