@@ -51,9 +51,17 @@ func (c *Core) peerSpoke(ev PeerSpoke) {
 		return // it was forgotten meanwhile
 	}
 	h.Bulletin = ev.Bulletin
-	if p := c.alivePeer(ev.Incarnation); p != nil {
+	switch p := c.peers[ev.Name]; {
+	case p == nil || p.Incarnation != ev.Incarnation:
+	case p.alive:
 		p.latest = max(p.latest, h.Claims)
 		c.replan = true
+	default: // it was only asleep, and will be alive when it has spoken for long enough
+		for i := range c.mourned {
+			if m := &c.mourned[i]; m.name == p.Name {
+				m.until = max(m.until, c.now+2*c.cfg.Timing.Mourn)
+			}
+		}
 	}
 }
 

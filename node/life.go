@@ -231,12 +231,26 @@ func (c *Core) finish() {
 			c.lingering = c.cfg.newSet() // nobody is left to serve the address: why wait
 		}
 		late := c.now >= max(c.giveUpBy, c.cutBy)+c.cfg.Timing.LeaveBy
-		over := c.phase == Leaving && c.idle() || c.phase == Restarting && c.handedOver()
+		over := c.phase == Leaving && c.idle() ||
+			c.phase == Restarting && c.handedOver() && (c.announced() || c.now >= c.giveUpBy)
 		if c.phase.Going() && !c.stopped && (over || late) {
 			c.stopped = true
 			c.out = append(c.out, Stop{KeepFlows: c.phase == Restarting})
 		}
 	}
+}
+
+// announced reports whether all peers know the phase that this node is in.
+func (c *Core) announced() bool {
+	if c.said == nil || c.said.Phase != c.phase {
+		return false
+	}
+	for p := range c.likePeers() {
+		if p.acked < c.said.Version {
+			return false
+		}
+	}
+	return true
 }
 
 // handedOver reports whether this node has nothing that new flows come to, and owes

@@ -96,7 +96,7 @@ func (w *world) kernelTime(d Time) Time { return d - w.randomly(2*simTick) }
 
 func (w *world) carry(from, to *simNode, medium Medium, b *Beacon) {
 	link := [2]int{from.index, to.index}
-	if w.cut[link] || medium == Wire && w.wireCut[link] || w.deafWire(to, medium) || w.rng.Float64() < max(w.net.loss, w.beaconLoss) {
+	if w.cut[link] || medium == Wire && w.wireCut[link] || medium == Unicast && w.unicastCut[link] || w.deafWire(to, medium) || w.rng.Float64() < max(w.net.loss, w.beaconLoss) {
 		return
 	}
 	core := to.core

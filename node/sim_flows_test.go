@@ -9,7 +9,7 @@ import (
 
 // simDrainTimeout is longer than any simulated flow, so that only a test that
 // wants it sees flows cut.
-const simDrainTimeout = 30 * time.Second
+const simDrainTimeout = 12 * time.Second
 
 // simFlow is a client's connection to the node that accepted it.
 type simFlow struct {

@@ -157,6 +157,9 @@ func (w *world) gossip(n, p *simNode) {
 		})
 	case !alive && seen:
 		delay := w.net.detect(w.rng)
+		if w.beacons { // then gossip need not hurry
+			delay += time.Second
+		}
 		if w.detect != nil {
 			delay = w.detect(n, p)
 		}
@@ -204,5 +207,6 @@ func (w *world) heal() {
 	w.log("heal")
 	clear(w.cut)
 	clear(w.wireCut)
+	clear(w.unicastCut)
 	w.gossipAll()
 }

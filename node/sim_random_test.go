@@ -75,7 +75,7 @@ func settled(seed uint64, tracing bool, nodes int) *world {
 	for _, n := range w.nodes {
 		w.start(n)
 	}
-	w.run(12 * time.Second)
+	w.run(8 * time.Second)
 	w.settle()
 	w.forgetPast()
 	return w
@@ -126,7 +126,7 @@ func (w *world) quiet() {
 	for _, n := range w.nodes {
 		w.start(n)
 	}
-	w.run(60 * time.Second)
+	w.run(35 * time.Second)
 	w.settle()
 }
 

@@ -1,8 +1,6 @@
 package node
 
 import (
-	"cmp"
-	"container/heap"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -25,12 +23,12 @@ type world struct {
 	order uint64
 	nodes []*simNode
 	cut   map[[2]int]bool // messages from [0] to [1] vanish
-	// wireCut are the links on which beacons vanish that go by the wire.
-	wireCut    map[[2]int]bool
-	beaconLoss float64 // at least, whatever the network is like
-	net        simNet
-	trace      []string // kept only if tracing: a broken seed is run again for it
-	faults     []string // broken invariants
+	// wireCut and unicastCut are the links on which beacons vanish on one medium.
+	wireCut, unicastCut map[[2]int]bool
+	beaconLoss          float64 // at least, whatever the network is like
+	net                 simNet
+	trace               []string // kept only if tracing: a broken seed is run again for it
+	faults              []string // broken invariants
 
 	tracing           bool
 	beacons           bool // else gossip alone says who is alive
@@ -88,25 +86,53 @@ type simEvent struct {
 	do    func()
 }
 
+// eventQueue is a binary heap, as container/heap has it; without its interfaces it
+// takes half the time.
 type eventQueue []simEvent
 
-func (q eventQueue) Len() int { return len(q) }
-func (q eventQueue) Less(i, j int) bool {
-	return cmp.Or(cmp.Compare(q[i].at, q[j].at), cmp.Compare(q[i].order, q[j].order)) < 0
+func (q eventQueue) less(i, j int) bool {
+	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].order < q[j].order
 }
-func (q eventQueue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
-func (q *eventQueue) Push(x any)   { *q = append(*q, x.(simEvent)) }
-func (q *eventQueue) Pop() any {
-	last := (*q)[len(*q)-1]
-	*q = (*q)[:len(*q)-1]
-	return last
+
+func (q *eventQueue) push(ev simEvent) {
+	*q = append(*q, ev)
+	s := *q
+	for i := len(s) - 1; i > 0; {
+		up := (i - 1) / 2
+		if !s.less(i, up) {
+			return
+		}
+		s[i], s[up] = s[up], s[i]
+		i = up
+	}
+}
+
+func (q *eventQueue) pop() simEvent {
+	s := *q
+	first, last := s[0], len(s)-1
+	s[0], s[last] = s[last], simEvent{}
+	s = s[:last]
+	*q = s
+	for i := 0; ; {
+		least := i
+		for child := 2*i + 1; child <= 2*i+2 && child < last; child++ {
+			if s.less(child, least) {
+				least = child
+			}
+		}
+		if least == i {
+			return first
+		}
+		s[i], s[least] = s[least], s[i]
+		i = least
+	}
 }
 
 // newWorld has that many nodes, none of them up, and one service of 64 buckets.
 func newWorld(seed uint64, tracing bool, nodes int, net simNet) *world {
 	w := &world{
 		tracing: tracing,
-		rng:     rand.New(rand.NewPCG(seed, 0)), now: ms, cut: map[[2]int]bool{}, wireCut: map[[2]int]bool{}, net: net, beacons: true,
+		rng:     rand.New(rand.NewPCG(seed, 0)), now: ms, cut: map[[2]int]bool{}, wireCut: map[[2]int]bool{}, unicastCut: map[[2]int]bool{}, net: net, beacons: true,
 		buckets: 64, services: 1, coding: seed%8 == 0,
 	}
 	for i := range nodes {
@@ -148,14 +174,14 @@ func (w *world) report() string {
 
 func (w *world) at(delay Time, do func()) {
 	w.order++
-	heap.Push(&w.queue, simEvent{at: w.now + delay, order: w.order, do: do})
+	w.queue.push(simEvent{at: w.now + delay, order: w.order, do: do})
 }
 
 // run lets the given time pass.
 func (w *world) run(d Time) {
 	end := w.now + d
 	for len(w.queue) > 0 && w.queue[0].at <= end {
-		ev := heap.Pop(&w.queue).(simEvent)
+		ev := w.queue.pop()
 		w.now = ev.at
 		ev.do()
 	}
