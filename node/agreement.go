@@ -88,12 +88,12 @@ func (c *Core) outdated() *peer {
 	return nil
 }
 
-// mayTake reports whether this node may take what nobody has. It needs its lease.
-// And whoever hears it must know for as long as it takes to find him dead that it
+// mayTake reports whether this node may take what nobody has. It needs its lease, and
+// to know what everybody claims who is heard. And whoever hears it must know for as long as it takes to find him dead that it
 // serves: then he has asked for its word, and been silent without (see
 // liveness_mark.go).
 func (c *Core) mayTake() bool {
-	return c.heralded.Lease && c.servingSince > 0 && c.now >= c.servingSince+c.cfg.Silence
+	return c.heralded.Lease && c.heralded.Unknown == "" && len(c.strangers()) == 0 && c.servingSince > 0 && c.now >= c.servingSince+c.cfg.Silence
 }
 
 // takeOrphans takes slots that nobody alive claims: in agreement, or when the

@@ -258,6 +258,7 @@ func (c *Core) Deadline() Time {
 		soon(max(c.giveUpBy, c.cutBy) + t.LeaveBy)
 	}
 	if c.phase == Joining {
+		soon(max(c.startedAt, c.wireSince) + c.cfg.Silence)
 		soon(c.startedAt + t.Alone)
 		soon(c.wireSince + t.Carrier)
 	}
@@ -320,7 +321,7 @@ func (c *Core) send(p *peer, m *Message) {
 	if c.said != nil {
 		m.Said = c.said.Version
 	}
-	c.out = append(c.out, Send{To: p.Name, Message: m})
+	c.out = append(c.out, Send{To: p.Name, Unlisted: !p.listed, Message: m})
 }
 
 func (c *Core) answer(token uint64, refused, note string) {

@@ -172,12 +172,12 @@ func (c *Core) bury(over func(mourning) bool) {
 	c.replan = c.replan || len(c.mourned) < before
 }
 
-// strangers are those, by name, whom beacons show alive and serving, and who are no
-// members: gossip does not reach them.
+// strangers are those, by name, whom beacons show alive, who may have buckets, and who
+// are no members: gossip does not reach them, and what they claim is not known.
 func (c *Core) strangers() []Incarnation {
 	var list []Incarnation
 	for inc, h := range c.heard {
-		if p := c.peers[inc.Name]; h.standing == Alive && (p == nil || p.Incarnation != inc) && h.Phase.Serving() {
+		if p := c.peers[inc.Name]; h.standing == Alive && (p == nil || p.Incarnation != inc) && (h.Claims == 0 || h.Phase != Joining) {
 			list = append(list, inc)
 		}
 	}

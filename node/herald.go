@@ -251,7 +251,7 @@ func (h *Herald) Events(now Time) []Event {
 	}
 	events = append(events, h.events...)
 	h.events = h.events[:0]
-	next := Heralded{Lease: h.leaseUntil > 0, CutOff: h.cutOff(now), Barred: h.barred(now)}
+	next := Heralded{Lease: h.leaseUntil > 0, CutOff: h.cutOff(now), Barred: h.barred(now), Unknown: h.unknown(now)}
 	if next != h.heralded {
 		h.heralded = next
 		events = append(events, next)
@@ -279,15 +279,24 @@ func (h *Herald) cutOff(now Time) bool {
 	return h.heralded.CutOff
 }
 
+func names(list []Incarnation) string {
+	var all []string
+	for _, inc := range list {
+		all = append(all, inc.Name)
+	}
+	return strings.Join(slices.Compact(all), ", ")
+}
+
+// unknown says who hears somebody serve whom this node has never heard of; "": nobody.
+func (h *Herald) unknown(now Time) string {
+	if by := h.live.hearOthers(now); len(by) > 0 {
+		return fmt.Sprintf("%s hears the beacons of a node that this one hears nothing of, by beacons or gossip", names(by))
+	}
+	return ""
+}
+
 // barred says why this node must not begin to serve, by what beacons say; "": it may.
 func (h *Herald) barred(now Time) string {
-	names := func(list []Incarnation) string {
-		var all []string
-		for _, inc := range list {
-			all = append(all, inc.Name)
-		}
-		return strings.Join(slices.Compact(all), ", ")
-	}
 	if by := h.live.Denied(now); len(by) > 0 {
 		return fmt.Sprintf("%s holds this node dead, or another by its name alive", names(by))
 	}

@@ -82,11 +82,17 @@ func (c *Core) mayServe() string {
 	if !c.seedsTried {
 		return "the seeds are being tried"
 	}
+	if c.now < max(c.startedAt, c.wireSince)+c.cfg.Silence { // to meet takes some beacons
+		return "this node listens for beacons"
+	}
 	if c.heralded.Barred != "" {
 		return c.heralded.Barred
 	}
+	if c.heralded.Unknown != "" {
+		return c.heralded.Unknown
+	}
 	if list := c.strangers(); len(list) > 0 {
-		return fmt.Sprintf("beacons of %s come, which serves, but its gossip port cannot be reached: look for a firewall, or add it to `join`", list[0].Name)
+		return fmt.Sprintf("beacons of %s come, but its gossip port cannot be reached: look for a firewall, or add it to `join`", list[0].Name)
 	}
 	if p := c.outranked(false); p != nil {
 		return fmt.Sprintf("%s runs another spec (revision %d, here %d); give all nodes the same spec",
@@ -114,7 +120,7 @@ func (c *Core) mayServe() string {
 // unheard says why a member of which no beacon comes keeps this node from serving:
 // neither would know of the other's death. Who does not serve has its time only.
 func (c *Core) unheard(p *peer) string {
-	serves := p.said != nil && p.member().Phase.Serving()
+	serves := p.said != nil && p.member().Phase != Joining
 	if c.cfg.Silence == 0 || p.heard != nil || !serves && c.now >= p.aliveSince+c.cfg.Timing.Alone {
 		return ""
 	}
@@ -145,7 +151,7 @@ func (c *Core) outranked(servingOnly bool) *peer {
 		if !p.foreign {
 			continue
 		}
-		serves := p.said != nil && p.member().Phase.Serving()
+		serves := p.said != nil && p.member().Phase != Joining
 		higher := p.SpecRevision > c.cfg.SpecRevision ||
 			p.SpecRevision == c.cfg.SpecRevision && p.Name < c.cfg.Name
 		if servingOnly && serves && higher || !servingOnly && (serves || higher) {

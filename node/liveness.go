@@ -110,10 +110,12 @@ type neighbour struct {
 	serving   bool
 	phase     Phase
 	wireProof bool
-	group     int       // nodes that it holds alive, and itself
-	holdsDead []PeerKey // in rising order
-	me        AckFlags  // of this node
-	acked     Seq       // the last beacon of this node that it says to have heard
+	// hearsOthers: it holds somebody alive and serving whom this node does not know.
+	hearsOthers bool
+	group       int       // nodes that it holds alive, and itself
+	holdsDead   []PeerKey // in rising order
+	me          AckFlags  // of this node
+	acked       Seq       // the last beacon of this node that it says to have heard
 
 	// proven is the last beacon of this node of which it is known to have had a
 	// sign, from this node or through another (see liveness_mark.go).

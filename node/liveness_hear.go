@@ -181,16 +181,19 @@ func (n *neighbour) take(b *Beacon, mine PeerAck) {
 // learn takes what a neighbour says of others and of this node.
 func (l *Liveness) learn(n *neighbour, b *Beacon, mine PeerAck, att Time) {
 	l.proveDirectly(n, b.Seq, mine)
+	n.hearsOthers = false
 	i := 0
 	for k := range b.Peers {
 		ack := &b.Peers[k]
 		for i < len(l.neighbours) && l.neighbours[i].key < ack.Key {
 			i++
 		}
-		if i == len(l.neighbours) {
-			return
+		if i == len(l.neighbours) || l.neighbours[i].key != ack.Key {
+			const serves = AckAlive | AckServing
+			n.hearsOthers = n.hearsOthers || ack.Key != l.key && ack.Flags&serves == serves
+			continue
 		}
-		if o := l.neighbours[i]; o.key == ack.Key && o != n {
+		if o := l.neighbours[i]; o != n {
 			if n.standing != Refused && o.standing != Refused && ack.Flags&AckHeard != 0 {
 				l.hearsay(o, ack, att)
 			}

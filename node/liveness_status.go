@@ -130,3 +130,16 @@ func (l *Liveness) doubters(now Time) []Incarnation {
 	}
 	return by
 }
+
+// hearOthers returns those, by key, who hear somebody serve whom this node does not
+// know at all.
+func (l *Liveness) hearOthers(now Time) []Incarnation {
+	att := l.wake(now)
+	var by []Incarnation
+	for _, n := range l.neighbours {
+		if n.hearsOthers && n.standing == Alive && att-n.heardAt < l.detect.D {
+			by = append(by, n.Incarnation)
+		}
+	}
+	return by
+}

@@ -290,6 +290,44 @@ func TestRestartThatNeverComes(t *testing.T) {
 	})
 }
 
+// TestGossipCutAndTheWireWhole: what is owned stands. Weight, phase and health travel in
+// beacons, and messages take the beacons' way, so that even a drain goes on.
+func TestGossipCutAndTheWireWhole(t *testing.T) {
+	scenario(t, 3, func(t *testing.T, w *world) {
+		takes := w.takes
+		w.cutGossip(w.nodes[0])
+		w.run(4 * time.Second)
+		if w.takes != takes || w.noticed("n0 is dead") {
+			t.Errorf("%d buckets have moved", w.takes-takes)
+		}
+		w.gapLimit = 100 * ms
+		w.wish(w.nodes[0], Wish{Node: "n0", Want: WantDrain})
+		w.run(2 * time.Second)
+		if n := w.nodes[0].owns(); n > 0 {
+			t.Errorf("n0 is drained and has %d buckets", n)
+		}
+		w.wish(w.nodes[0], Wish{Node: "n0", Want: WantResume})
+		w.run(2 * time.Second)
+		w.heal()
+	})
+}
+
+// TestGossipCutAndADeath: the others of a node whose gossip is cut still agree on who
+// takes over from a dead one.
+func TestGossipCutAndADeath(t *testing.T) {
+	scenario(t, 4, func(t *testing.T, w *world) {
+		w.cutGossip(w.nodes[0])
+		w.run(4 * time.Second)
+		w.gapLimit = 0
+		w.stop(w.nodes[3], false)
+		w.run(2 * time.Second)
+		if n := w.unowned(); n > 0 {
+			t.Errorf("%d buckets have no owner", n)
+		}
+		w.heal()
+	})
+}
+
 // TestHealOfASplit: two nodes that hear each other on no medium both serve; when they
 // hear each other again, the bound of invariant 1 is an interval and a commit.
 func TestHealOfASplit(t *testing.T) {

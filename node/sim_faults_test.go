@@ -9,7 +9,7 @@ import (
 // nobody from all others.
 func (w *world) mishap() {
 	n := w.some()
-	switch w.rng.IntN(12) {
+	switch w.rng.IntN(14) {
 	case 0, 1:
 		w.stall(n, w.randomly(600*ms))
 	case 2:
@@ -39,7 +39,11 @@ func (w *world) mishap() {
 		w.at(w.randomly(3*time.Second), func() { n.blocked = false })
 	case 10:
 		clear(w.wireCut)
+		clear(w.gossipCut)
+		w.gossipAll()
 		w.beaconLoss = 0
+	case 11:
+		w.cutGossip(n)
 	default:
 		w.planned()
 	}

@@ -76,7 +76,12 @@ func (w *world) transmit(n *simNode, e Send) {
 		copies = 2
 	}
 	for range copies {
-		if w.cut[[2]int{n.index, to.index}] || w.rng.Float64() < w.net.loss {
+		link := [2]int{n.index, to.index}
+		lost := w.gossipCut[link]
+		if e.Unlisted {
+			lost = w.unicastCut[link]
+		}
+		if lost || w.cut[link] || w.rng.Float64() < w.net.loss {
 			continue
 		}
 		w.at(f.late+w.net.delay(w.rng), func() { w.step(to, Received{m}) })
@@ -135,7 +140,19 @@ func (w *world) gossipAll() {
 	}
 }
 
-func (w *world) reachable(a, b int) bool { return !w.cut[[2]int{a, b}] && !w.cut[[2]int{b, a}] }
+// reachable says whether gossip passes between two nodes.
+func (w *world) reachable(a, b int) bool {
+	return !w.cut[[2]int{a, b}] && !w.cut[[2]int{b, a}] && !w.gossipCut[[2]int{a, b}] && !w.gossipCut[[2]int{b, a}]
+}
+
+// cutGossip cuts a node from the gossip of all others, while beacons pass.
+func (w *world) cutGossip(n *simNode) {
+	w.log("the gossip of %s is cut", n.name)
+	for i := range w.nodes {
+		w.gossipCut[[2]int{n.index, i}], w.gossipCut[[2]int{i, n.index}] = true, true
+	}
+	w.gossipAll()
+}
 
 // gossip tells n about p after a while, if what n believes is wrong then.
 func (w *world) gossip(n, p *simNode) {
@@ -208,5 +225,6 @@ func (w *world) heal() {
 	clear(w.cut)
 	clear(w.wireCut)
 	clear(w.unicastCut)
+	clear(w.gossipCut)
 	w.gossipAll()
 }

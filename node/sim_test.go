@@ -25,7 +25,8 @@ type world struct {
 	cut   map[[2]int]bool // messages from [0] to [1] vanish
 	// wireCut and unicastCut are the links on which beacons vanish on one medium.
 	wireCut, unicastCut map[[2]int]bool
-	beaconLoss          float64 // at least, whatever the network is like
+	gossipCut           map[[2]int]bool // and those on which gossip and its messages do
+	beaconLoss          float64         // at least, whatever the network is like
 	net                 simNet
 	trace               []string // kept only if tracing: a broken seed is run again for it
 	faults              []string // broken invariants
@@ -132,7 +133,7 @@ func (q *eventQueue) pop() simEvent {
 func newWorld(seed uint64, tracing bool, nodes int, net simNet) *world {
 	w := &world{
 		tracing: tracing,
-		rng:     rand.New(rand.NewPCG(seed, 0)), now: ms, cut: map[[2]int]bool{}, wireCut: map[[2]int]bool{}, unicastCut: map[[2]int]bool{}, net: net, beacons: true,
+		rng:     rand.New(rand.NewPCG(seed, 0)), now: ms, cut: map[[2]int]bool{}, wireCut: map[[2]int]bool{}, unicastCut: map[[2]int]bool{}, gossipCut: map[[2]int]bool{}, net: net, beacons: true,
 		buckets: 64, services: 1, coding: seed%8 == 0,
 	}
 	for i := range nodes {

@@ -66,6 +66,9 @@ type (
 		CutOff bool
 		// Barred is why this node must not begin to serve; "": it may.
 		Barred string
+		// Unknown is who hears somebody serve of whom this node hears nothing, in
+		// words; "": nobody does.
+		Unknown string
 	}
 
 	// Received: a message came. The core judges whether it is fresh.
@@ -151,10 +154,12 @@ type (
 		Cut hashring.Set
 	}
 
-	// Send: give the message to the transport, for one peer.
+	// Send: give the message to the transport, for one peer. Unlisted: gossip does not
+	// reach the peer, whose beacons still come; take their way.
 	Send struct {
-		To      string
-		Message *Message
+		To       string
+		Unlisted bool
+		Message  *Message
 	}
 
 	// Attach: bring the VIP up and answer for it; report Attached.
