@@ -90,13 +90,24 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 		return err
 	}
 	cleanup.add(filter.Close)
+
+	l := newLoop(cfg, opts.Log, remembered)
+	l.kernel = newKernel(filter, opts.Log, l)
+	if l.beacons, err = newBeacons(cfg, l, l.kernel); err != nil {
+		return err
+	}
+	line, err := wire.OpenBeacons(l.beacons.beaconConfig())
+	if err != nil {
+		return err
+	}
+	l.beacons.line = line
+	// A node that has the VIP without a socket answers the others' beacons with errors.
+	cleanup.add(line.Close)
 	cleanup.add(wire.Down)
 	// First of all nothing is accepted any more: a VIP removed under accepting
 	// rules would be forwarded back to the wire.
 	cleanup.add(filter.Withdraw)
 
-	l := newLoop(cfg, opts.Log, remembered)
-	l.kernel = newKernel(filter, opts.Log, l)
 	cluster, err := gossip.New(gossip.Config{
 		Name: cfg.Name, Cluster: cfg.Cluster, Bind: netip.AddrPortFrom(cfg.Address, cfg.Port),
 		Keys: cfg.Keys, Insecure: cfg.Insecure, Seeds: cfg.Join, KnownPeers: remembered.Peers,
@@ -136,8 +147,10 @@ var lingers = map[Linger]nft.Linger{LingerTCP: nft.LingerTCP, LingerNone: nft.Li
 
 // filterSpec is what the packet filter is made from.
 func filterSpec(cfg Config, layout hashring.Layout, mac net.HardwareAddr) nft.Spec {
+	detect := cfg.Spec.Detect.timing()
 	spec := nft.Spec{
 		Interface: cfg.Interface, ClusterMAC: mac, VIPs: cfg.Spec.VIPs, Layout: layout, GossipPort: cfg.Port,
+		BeaconPort: cfg.BeaconPort, Lease: detect.L, ArmFor: detect.ArmFor(), LeaseMark: leaseMark,
 	}
 	for _, s := range cfg.Spec.Services {
 		spec.Services = append(spec.Services, nft.Service{Name: s.Name, Linger: lingers[s.Linger]})
@@ -172,6 +185,7 @@ func newLoop(cfg Config, log *slog.Logger, remembered memory) *loop {
 		SpecRevision:  cfg.Spec.Revision, SpecDigest: cfg.Spec.digest(),
 		DrainTimeout: cfg.Spec.DrainTimeout,
 		Timing:       node.DefaultTiming(cfg.Spec.Detect.Time()),
+		Silence:      cfg.Spec.Detect.Time(),
 	}
 	for _, s := range cfg.Spec.Services {
 		core.Services = append(core.Services, node.Service{

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/peervip/peervip/node"
 	"github.com/peervip/peervip/node/health"
 )
 
@@ -138,6 +139,9 @@ const (
 
 // Time is D, the detection time: a peer silent for so long is held dead.
 func (d Detect) Time() time.Duration { return d.Interval * time.Duration(d.Misses) }
+
+// timing is the same for package node.
+func (d Detect) timing() node.Detect { return node.NewDetect(d.Interval, d.Misses) }
 
 // AckAge is A: a beacon prolongs the lease only while the peers have
 // acknowledged a beacon not older than this.

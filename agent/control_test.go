@@ -188,7 +188,7 @@ func TestWishes(t *testing.T) {
 	}
 	s.settled(t, a, b)
 
-	s.die("b")
+	s.die(t, "b")
 	r, err := a.client.Wish(t.Context(), WishRequest{Node: "b", Want: node.WantDrain})
 	if err != nil || !r.Kept || r.Note != "b is down; it will be told when it comes back" {
 		t.Errorf("drain of a node that is down: %+v, %v", r, err)

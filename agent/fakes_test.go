@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/peervip/peervip/gossip"
 	"github.com/peervip/peervip/nft"
@@ -22,8 +24,11 @@ type fakeFilter struct {
 	calls    map[string]int
 	fail     map[string]error
 	restores bool          // the next EnsureGuard finds no guard
-	hold     chan struct{} // not nil: Commit waits until it is closed
+	hold     chan struct{} // not nil: a commit waits until it is closed
 	counters nft.Counters
+	lease    time.Time // until when it is held
+	peers    []netip.Addr
+	done     []string // what was done, but for looks
 }
 
 func newFakeFilter() *fakeFilter {
@@ -42,23 +47,68 @@ func (f *fakeFilter) called(name string) int {
 	return f.calls[name]
 }
 
-func (f *fakeFilter) Commit(changes []nft.Change) error {
+func (f *fakeFilter) Apply(t nft.Transaction) (armed bool, err error) {
+	name := "Commit"
+	if !t.ArmBy.IsZero() {
+		name = "Arm"
+	}
 	f.mu.Lock()
-	f.calls["Commit"]++
-	hold, err := f.hold, f.fail["Commit"]
+	f.calls[name]++
+	hold, err := f.hold, f.fail[name]
 	f.mu.Unlock()
-	if hold != nil {
+	if hold != nil && name == "Commit" {
 		<-hold
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, c := range changes {
+	f.done = append(f.done, name)
+	for _, c := range t.Changes {
 		f.states[c.Bucket] = c.State
 	}
-	return nil
+	if armed = time.Now().Before(t.ArmBy); armed {
+		f.lease = time.Now().Add(testDetect.timing().ArmFor())
+	}
+	return armed, nil
+}
+
+func (f *fakeFilter) DropLease() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls["DropLease"]++
+	f.done = append(f.done, "DropLease")
+	f.lease = time.Time{}
+	return f.fail["DropLease"]
+}
+
+func (f *fakeFilter) LeaseLeft() (time.Duration, bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	left := time.Until(f.lease)
+	return left, left > 0, f.fail["LeaseLeft"]
+}
+
+// prolong is what a marked beacon does.
+func (f *fakeFilter) prolong() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if time.Now().Before(f.lease) {
+		f.lease = time.Now().Add(testDetect.timing().L)
+	}
+}
+
+func (f *fakeFilter) leased() bool {
+	_, held, _ := f.LeaseLeft()
+	return held
+}
+
+func (f *fakeFilter) SetPeers(addrs []netip.Addr) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.peers = addrs
+	return f.fail["SetPeers"]
 }
 
 func (f *fakeFilter) Counters() (nft.Counters, error) {
@@ -95,6 +145,102 @@ func (f *fakeFilter) owned() int {
 		}
 	}
 	return n
+}
+
+// fakeLine sends beacons to whom a test says, and receives what it is given.
+type fakeLine struct {
+	interval time.Duration
+	now      func() node.Time
+	filter   *fakeFilter
+	kicks    chan struct{}
+	incoming chan link.Received
+
+	mu     sync.Mutex
+	sent   uint64
+	carry  func(payload []byte, medium link.Medium)
+	status link.BeaconStatus
+}
+
+func newFakeLine(filter *fakeFilter) *fakeLine {
+	return &fakeLine{
+		interval: testDetect.Interval, filter: filter, kicks: make(chan struct{}, 1),
+		incoming: make(chan link.Received, 1024), carry: func([]byte, link.Medium) {},
+	}
+}
+
+func (l *fakeLine) set(change func(*fakeLine)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	change(l)
+}
+
+func (l *fakeLine) Send(ctx context.Context, build link.Build) error {
+	tick := time.NewTicker(l.interval)
+	defer tick.Stop()
+	buf := make([]byte, 0, link.MaxBeacon)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-l.kicks:
+		}
+		payload, marked, unicast, ok := build(l.now(), buf)
+		l.mu.Lock()
+		carry := l.carry
+		if ok {
+			l.sent++
+		}
+		l.mu.Unlock()
+		if !ok {
+			continue
+		}
+		if marked {
+			l.filter.prolong()
+		}
+		carry(payload, link.MediumWire)
+		if len(unicast) > 0 {
+			carry(payload, link.MediumUnicast)
+		}
+	}
+}
+
+// hear gives it a datagram.
+func (l *fakeLine) hear(payload []byte, medium link.Medium) {
+	select {
+	case l.incoming <- link.Received{Payload: slices.Clone(payload), Medium: medium}:
+	default: // as a full socket
+	}
+}
+
+func (l *fakeLine) Receive(ctx context.Context, deliver func(link.Received)) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case r := <-l.incoming:
+			deliver(r)
+		}
+	}
+}
+
+func (l *fakeLine) Kick() {
+	select {
+	case l.kicks <- struct{}{}:
+	default:
+	}
+}
+
+func (l *fakeLine) Status() link.BeaconStatus {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.status
+}
+
+func (l *fakeLine) beacons() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.sent
 }
 
 // fakeWire is an interface that a test can unplug.

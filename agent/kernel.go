@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/peervip/peervip/hashring"
@@ -14,10 +15,18 @@ import (
 
 // packetFilter is the kernel's part, as nft.Filter plays it. One goroutine uses it.
 type packetFilter interface {
-	Commit([]nft.Change) error
 	Counters() (nft.Counters, error)
 	EnsureGuard() (restored bool, err error)
 	Reinstall() error
+	leaseFilter
+}
+
+// leaseFilter is what of it has to do with the lease and beacons.
+type leaseFilter interface {
+	Apply(nft.Transaction) (armed bool, err error)
+	DropLease() error
+	LeaseLeft() (left time.Duration, held bool, err error)
+	SetPeers([]netip.Addr) error
 }
 
 // guardPeriod is how often the guard is looked for, and what failed is tried again.
@@ -29,12 +38,24 @@ type kernel struct {
 	filter  packetFilter
 	log     *slog.Logger
 	report  kernelReport
-	look    time.Duration
+	look    time.Duration            // see guardPeriod
 	cut     func(hashring.Set) error // ends the flows of these slots
+	lease   lessee
+	drops   chan struct{} // the lease is to be dropped, before all else
+	arms    chan struct{} // it may have to be armed
 	commits chan node.Commit
+	peers   chan []netip.Addr // the last ones
 	counts  chan chan<- counted
 	renewal chan uint64 // the last one asked for
 	ended   chan struct{}
+}
+
+// lessee is whom the kernel goroutine asks about the lease, as beacons are.
+type lessee interface {
+	mayArm() (began node.Time, by time.Time, ok bool)
+	armed(began node.Time, armed bool)
+	dropped()
+	lapsed()
 }
 
 // kernelReport is told what becomes of the rules, from the kernel goroutine.
@@ -54,6 +75,7 @@ type counted struct {
 func newKernel(filter packetFilter, log *slog.Logger, report kernelReport) *kernel {
 	return &kernel{
 		filter: filter, log: log, report: report, look: guardPeriod,
+		drops: make(chan struct{}, 1), arms: make(chan struct{}, 1), peers: make(chan []netip.Addr, 1),
 		commits: make(chan node.Commit, 1), counts: make(chan chan<- counted), renewal: make(chan uint64, 1),
 		ended: make(chan struct{}),
 	}
@@ -69,10 +91,21 @@ func (k *kernel) run(ctx context.Context) error {
 	var renewal uint64 // to be done; 0: none
 	var failing error  // of the guard
 	for {
-		var err error
+		err := k.gone(k.dropFirst())
+		if err != nil {
+			return err
+		}
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-k.drops:
+			err = k.dropLease()
+		case <-k.arms:
+			err = k.armLease()
+		case addrs := <-k.peers:
+			if err = k.filter.SetPeers(addrs); err != nil {
+				k.log.Warn("beacons of members may be counted as those of strangers", "error", err)
+			}
 		case answer := <-k.counts:
 			var c counted
 			c.counters, c.err = k.filter.Counters()
@@ -86,13 +119,83 @@ func (k *kernel) run(ctx context.Context) error {
 			if renewal > 0 {
 				renewal, err = k.renewRules(renewal)
 			} else {
-				err = k.lookAfterGuard(&failing)
+				err = errors.Join(k.lookAfterLease(), k.lookAfterGuard(&failing))
 			}
 		}
-		if errors.Is(err, nft.ErrGone) || errors.Is(err, nft.ErrClosed) {
-			return fmt.Errorf("this node serves nothing any more: %w", err)
+		if err = k.gone(err); err != nil {
+			return err
 		}
 	}
+}
+
+// gone is the error after which the rules are gone for good; nil: they are not.
+func (k *kernel) gone(err error) error {
+	if errors.Is(err, nft.ErrGone) || errors.Is(err, nft.ErrClosed) {
+		return fmt.Errorf("this node serves nothing any more: %w", err)
+	}
+	return nil
+}
+
+// ask asks for what a channel of the kernel's is for. It never waits; asked twice is
+// asked once.
+func (k *kernel) ask(work chan struct{}) {
+	select {
+	case work <- struct{}{}:
+	default:
+	}
+}
+
+// dropFirst drops the lease if that was asked for.
+func (k *kernel) dropFirst() error {
+	select {
+	case <-k.drops:
+		return k.dropLease()
+	default:
+		return nil
+	}
+}
+
+func (k *kernel) dropLease() error {
+	err := k.filter.DropLease()
+	if err != nil {
+		k.log.Warn("the lease could not be dropped; it runs out by itself", "error", err)
+	}
+	k.lease.dropped()
+	return err
+}
+
+// armLease arms the lease if it still may be.
+func (k *kernel) armLease() error {
+	began, by, ok := k.lease.mayArm()
+	if !ok {
+		return nil
+	}
+	armed, err := k.filter.Apply(nft.Transaction{ArmBy: by})
+	if err != nil {
+		k.log.Warn("the lease could not be armed, and will be tried again", "error", err)
+	}
+	k.lease.armed(began, armed)
+	return err
+}
+
+// lookAfterLease asks the kernel for the lease: somebody may have deleted it, or a
+// beacon that prolongs it may have failed to.
+func (k *kernel) lookAfterLease() error {
+	_, held, err := k.filter.LeaseLeft()
+	if err == nil && !held {
+		k.lease.lapsed()
+	}
+	return err
+}
+
+// setPeers has beacons from these addresses counted. It never waits; only the last
+// request counts. It is for one goroutine at a time.
+func (k *kernel) setPeers(addrs []netip.Addr) {
+	select {
+	case <-k.peers:
+	default:
+	}
+	k.peers <- addrs
 }
 
 func (k *kernel) commit(c node.Commit) error {
@@ -105,7 +208,8 @@ func (k *kernel) commit(c node.Commit) error {
 			k.log.Warn("not all flows whose time is over could be ended; they break without a word", "error", err)
 		}
 	}
-	err := k.filter.Commit(changes)
+	_ = k.dropFirst() // it has waited; what else is wrong shows in the commit
+	_, err := k.filter.Apply(nft.Transaction{Changes: changes})
 	k.report.committed(node.Committed{ID: c.ID, Err: err})
 	return err
 }
@@ -113,6 +217,9 @@ func (k *kernel) commit(c node.Commit) error {
 // renewRules returns the renewal that is still to be done.
 func (k *kernel) renewRules(renewal uint64) (uint64, error) {
 	err := k.filter.Reinstall()
+	if err == nil {
+		k.lease.lapsed() // there is none with new rules
+	}
 	k.report.renewed(renewal, err)
 	if err != nil {
 		return renewal, err

@@ -23,7 +23,7 @@ func TestRulesGoneEndTheAgent(t *testing.T) {
 				a.filter.set(func(f *fakeFilter) { f.fail[call] = fmt.Errorf("calling %s: %w", call, gone) })
 				switch call {
 				case "Commit":
-					s.die("b")
+					s.die(t, "b")
 				case "Counters":
 					_, err := a.client.Status(t.Context())
 					if err == nil {
@@ -66,7 +66,7 @@ func TestCommitFailsForAWhile(t *testing.T) {
 	s, rigs := newCluster(t, "a", "b")
 	a := rigs[0]
 	a.filter.set(func(f *fakeFilter) { f.fail["Commit"] = errFake })
-	s.die("b")
+	s.die(t, "b")
 	a.problem(t, true, errFake.Error())
 	a.filter.set(func(f *fakeFilter) { delete(f.fail, "Commit") })
 	s.settled(t, a)
@@ -81,7 +81,7 @@ func TestEndDuringACommit(t *testing.T) {
 	hold := make(chan struct{})
 	a.filter.set(func(f *fakeFilter) { f.hold = hold })
 	n := a.filter.called("Commit")
-	s.die("b")
+	s.die(t, "b")
 	eventually(t, func() error {
 		if a.filter.called("Commit") == n {
 			return errors.New("no commit")

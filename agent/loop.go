@@ -22,19 +22,20 @@ var errHandedOver = errors.New("everything is handed over")
 // its queue and never waits for it, but for the control socket. Work is never
 // done from within other work: what an effect brings back comes by the queue.
 type loop struct {
-	cfg    Config
-	log    *slog.Logger
-	core   *node.Core
-	nonce  uint64
-	origin time.Time
-	queue  *queue
-	send   func(to string, payload []byte)
-	known  func() []gossip.Peer
-	attach func()             // brings the VIP up, in a goroutine of its own
-	find   func(hashring.Set) // looks for flows, in a goroutine of its own
-	kernel *kernel
-	saver  *saver
-	ended  chan struct{} // closed when run has returned
+	cfg     Config
+	log     *slog.Logger
+	core    *node.Core
+	nonce   uint64
+	origin  time.Time
+	queue   *queue
+	send    func(to string, payload []byte)
+	known   func() []gossip.Peer
+	attach  func()             // brings the VIP up, in a goroutine of its own
+	find    func(hashring.Set) // looks for flows, in a goroutine of its own
+	kernel  *kernel
+	beacons *beacons
+	saver   *saver
+	ended   chan struct{} // closed when run has returned
 
 	memory  memory
 	answers map[uint64]chan<- answer // who waits at the control socket
@@ -42,6 +43,7 @@ type loop struct {
 
 	link     link.Status
 	forwards bool
+	said     node.Time        // when the herald last had the core's word
 	renewal  uint64           // the last renewal of the packet filter that was asked for
 	unready  string           // why the packet filter is not in place, though the interface is; "": it is
 	wire     node.WireChanged // as the core was told last
@@ -62,6 +64,9 @@ type answer struct {
 // now is the core's clock: monotonic, and never 0.
 func (l *loop) now() node.Time { return time.Since(l.origin) + time.Millisecond }
 
+// wall is the same moment as a time.Time.
+func (l *loop) wall(t node.Time) time.Time { return l.origin.Add(t - time.Millisecond) }
+
 // post hands the core an event, from any goroutine.
 func (l *loop) post(ev node.Event) { l.queue.put(func() { l.step(ev) }) }
 
@@ -73,7 +78,7 @@ func (l *loop) run(ctx context.Context) error {
 	defer timer.Stop()
 	l.step(node.Started{Drained: l.memory.Drained, Forced: l.memory.Forced, Obeyed: l.memory.Obeyed})
 	for {
-		timer.Reset(l.core.Deadline() - l.now())
+		timer.Reset(min(l.core.Deadline(), l.said+l.progress()) - l.now())
 		select {
 		case <-ctx.Done():
 			return nil
@@ -82,7 +87,11 @@ func (l *loop) run(ctx context.Context) error {
 				work()
 			}
 		case <-timer.C:
-			l.step(node.Tick{})
+			if l.now() >= l.core.Deadline() {
+				l.step(node.Tick{})
+			} else {
+				l.say()
+			}
 		}
 		switch {
 		case l.fatal != nil:
@@ -91,6 +100,15 @@ func (l *loop) run(ctx context.Context) error {
 			return errHandedOver
 		}
 	}
+}
+
+// progress is how often the herald hears from the core at the least: beacons need it.
+func (l *loop) progress() time.Duration { return l.cfg.Spec.Detect.Time() / 4 }
+
+// say gives the herald the core's word.
+func (l *loop) say() {
+	l.said = l.now()
+	l.beacons.say(l.core.Bulletin())
 }
 
 // errStopping is for those who ask when nobody answers any more.
@@ -139,7 +157,12 @@ func (l *loop) step(ev node.Event) {
 				level = slog.LevelWarn
 			}
 			l.log.Log(context.Background(), level, e.Text)
-		case node.Know, node.Forget: // beacons are not sent yet
+		case node.Know:
+			if err := l.beacons.know(e); err != nil {
+				l.log.Warn("a member gets no beacons", "error", err)
+			}
+		case node.Forget:
+			l.beacons.forget(e.Incarnation)
 		case node.Stop:
 			l.stop = true
 		default:
@@ -149,6 +172,7 @@ func (l *loop) step(ev node.Event) {
 	if len(effects) > 0 {
 		l.refreshExchange()
 	}
+	l.say()
 }
 
 // transmit sends a message. The word that a wish is obeyed goes out when a

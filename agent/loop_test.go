@@ -58,7 +58,7 @@ func TestLeaveEndsWithoutHeirs(t *testing.T) {
 	s.losing(func(string, *node.Message) bool { return true })
 	close(rigs[0].leave)
 	rigs[0].phase(t, node.Leaving)
-	s.die("b")
+	s.die(t, "b")
 	if err := rigs[0].end(t); err != nil {
 		t.Errorf("ended with %v", err)
 	}
@@ -126,6 +126,7 @@ func TestStrangeMember(t *testing.T) {
 	s, rigs := newCluster(t, "a", "b")
 	a := rigs[0]
 	s.losing(func(string, *node.Message) bool { return true })
+	s.mute(rigs[1])
 	strange := rigs[1].member()
 	strange.Meta = []byte(`{"fmin":9,"fmax":12,"nonce":5,"spec":"00"}`)
 	a.loop.Event(gossip.Alive{Member: strange})

@@ -46,7 +46,7 @@ func TestAnotherSpecIsNamed(t *testing.T) {
 func TestSpecsOfTheGone(t *testing.T) {
 	s, rigs := newCluster(t, "a", "b")
 	r := rigs[0]
-	s.die("b")
+	s.die(t, "b")
 	other := r.cfg.Spec
 	other.Buckets = 64
 	for _, name := range []string{"b", "ghost"} {

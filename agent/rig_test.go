@@ -25,6 +25,9 @@ const buckets = 16
 // patience is how long anything may take on a loaded machine.
 const patience = 20 * time.Second
 
+// testDetect takes no starved test for a dead node.
+var testDetect = Detect{Interval: 50 * time.Millisecond, Misses: 10}
+
 // eventually waits until check says nil.
 func eventually(t *testing.T, check func() error) {
 	t.Helper()
@@ -85,6 +88,7 @@ type rig struct {
 	*agent
 	filter  *fakeFilter
 	link    *fakeWire
+	line    *fakeLine
 	members *fakeCluster
 	client  *Client
 	log     *logText
@@ -97,7 +101,7 @@ type rig struct {
 func testConfig(t *testing.T, name string) Config {
 	dir := t.TempDir()
 	spec := exampleSpec()
-	spec.Buckets = buckets
+	spec.Buckets, spec.Detect = buckets, testDetect
 	spec.Services[0].Health = nil
 	return Config{
 		Name: name, Interface: "eth0", Address: netip.MustParseAddr("192.0.2.11"), Weight: DefaultWeight,
@@ -128,6 +132,11 @@ func newRig(t *testing.T, name string, change ...func(*Config)) *rig {
 	l := newLoop(cfg, r.log.logger(), remembered)
 	l.kernel = newKernel(r.filter, l.log, l)
 	l.kernel.look = 10 * time.Millisecond
+	r.line = newFakeLine(r.filter)
+	r.line.now = l.now
+	l.beacons, err = newBeacons(cfg, l, l.kernel)
+	must(t, err)
+	l.beacons.line = r.line
 	l.saver.again = 20 * time.Millisecond
 	l.send = func(string, []byte) {}
 	l.known = func() []gossip.Peer { return nil }
@@ -240,6 +249,9 @@ func newCluster(t *testing.T, names ...string) (*segment, []*rig) {
 // add makes the rig a member; it need not run yet.
 func (s *segment) add(r *rig) {
 	r.loop.send = func(to string, payload []byte) { s.send(r.cfg.Name, to, payload) }
+	r.line.set(func(l *fakeLine) {
+		l.carry = func(payload []byte, medium link.Medium) { s.beacon(r.cfg.Name, payload, medium) }
+	})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, name := range slices.Sorted(maps.Keys(s.rigs)) {
@@ -253,13 +265,31 @@ func (s *segment) add(r *rig) {
 	s.rigs[r.cfg.Name] = r
 }
 
-// die takes a member away without a word.
-func (s *segment) die(name string) {
+// die takes a member away without a word, and waits until the others hold it dead.
+func (s *segment) die(t *testing.T, name string) {
+	t.Helper()
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	delete(s.rigs, name)
-	for _, other := range s.rigs {
+	others := maps.Clone(s.rigs)
+	s.mu.Unlock()
+	for _, other := range others {
 		other.loop.Event(gossip.Dead{Name: name})
+	}
+	for _, other := range others {
+		eventually(t, func() error {
+			var err error
+			ended := other.loop.ask(t.Context(), func() {
+				for _, n := range other.loop.core.Snapshot().Nodes {
+					if n.Name == name && n.Alive {
+						err = fmt.Errorf("%s holds %s alive", other.cfg.Name, name)
+					}
+				}
+			})
+			if ended != nil {
+				return nil
+			}
+			return err
+		})
 	}
 }
 
@@ -274,6 +304,25 @@ func (s *segment) send(from, to string, payload []byte) {
 		return
 	}
 	s.rigs[to].loop.Event(gossip.Message{Payload: payload})
+}
+
+// beacon carries a beacon to everybody else.
+func (s *segment) beacon(from string, payload []byte, medium link.Medium) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.rigs[from] == nil {
+		return
+	}
+	for name, r := range s.rigs {
+		if name != from {
+			r.line.hear(payload, medium)
+		}
+	}
+}
+
+// mute loses all beacons of a member from now on.
+func (s *segment) mute(r *rig) {
+	r.line.set(func(l *fakeLine) { l.carry = func([]byte, link.Medium) {} })
 }
 
 func (s *segment) losing(lose func(from string, m *node.Message) bool) {

@@ -185,7 +185,7 @@ func TestDrainOutlivesTheAgent(t *testing.T) {
 	}
 	a.cancel()
 	must(t, a.end(t))
-	s.die("a")
+	s.die(t, "a")
 	again := newRig(t, "a", func(c *Config) { c.StateDir = a.cfg.StateDir })
 	s.add(again)
 	again.start()

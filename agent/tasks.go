@@ -85,6 +85,7 @@ func (a *agent) run(ctx context.Context) error {
 	}
 	group.Go(func() error { return a.runLoop(ctx) })
 	group.Go(func() error { return l.kernel.run(ctx) })
+	l.beacons.run(ctx, group.Go)
 	group.Go(func() error { return l.saver.run(ctx) })
 	group.Go(func() error { return a.cluster.Run(ctx) })
 	group.Go(func() error {

@@ -28,7 +28,7 @@ type Transaction struct {
 	// Changes: a bucket named twice gets the later state.
 	Changes []Change
 	// ArmBy, unless it is zero, arms the lease: it is held from now on for
-	// Spec.Lease, whether it was held or not. If the kernel is not done by that time,
+	// Spec.ArmFor, whether it was held or not. If the kernel is not done by that time,
 	// because another program has it busy, the rest of the transaction is made
 	// without: a lease may come neither back nor late.
 	ArmBy time.Time

@@ -128,6 +128,7 @@ func TestCompileNamesTheWrongField(t *testing.T) {
 		`beacon port: 7946 is the gossip port`:   func(s *Spec) { s.BeaconPort = gossipPort },
 		`lease: 500µs: the kernel takes whole`:   func(s *Spec) { withEverything(s); s.Lease = 500 * time.Microsecond },
 		`lease: -1s: the kernel takes whole`:     func(s *Spec) { withEverything(s); s.Lease = -time.Second },
+		`arm for: 1h0m0s: want whole`:            func(s *Spec) { withEverything(s); s.ArmFor = time.Hour },
 		`lease: 1.5ms: the kernel takes whole`:   func(s *Spec) { withEverything(s); s.Lease = 1500 * time.Microsecond },
 		`beacon port: it is not set, and`:        func(s *Spec) { withEverything(s); s.BeaconPort = 0 },
 		`lease mark: 0 is`:                       func(s *Spec) { withEverything(s); s.LeaseMark = 0 },

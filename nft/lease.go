@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -76,7 +77,7 @@ func (f *Filter) arm() error {
 	lease := f.leaseLibrary()
 	f.conn.FlushSet(lease)
 	return f.conn.SetAddElements(lease, []nftables.SetElement{{
-		Key: ifname(f.rules.spec.Interface), Timeout: f.rules.spec.Lease,
+		Key: ifname(f.rules.spec.Interface), Timeout: cmp.Or(f.rules.spec.ArmFor, f.rules.spec.Lease),
 	}})
 }
 

@@ -242,6 +242,17 @@ func TestALeaseIsUpToTwoTicksShorterAndNeverLonger(t *testing.T) {
 	}
 }
 
+// A lease may be armed for less than beacons prolong it.
+func TestArmFor(t *testing.T) {
+	s := leaseSpec(time.Hour)
+	s.ArmFor = time.Minute
+	f := installed(t, host(t), s)
+	arm(t, f)
+	if left, held := leaseLeft(t, f); !held || left > s.ArmFor || left < s.ArmFor-time.Second*30 {
+		t.Errorf("held %t, %s left", held, left)
+	}
+}
+
 func TestArmingGoesWithTheChanges(t *testing.T) {
 	s := leaseSpec(time.Hour)
 	ns := host(t)

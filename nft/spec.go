@@ -38,6 +38,9 @@ type Spec struct {
 	// ms, and rounds down: a lease is up to two ticks shorter than this, and never
 	// longer.
 	Lease time.Duration
+	// ArmFor is how long a lease lasts that was armed, if no beacon prolongs it: at most
+	// Lease; 0: Lease.
+	ArmFor time.Duration
 	// LeaseMark is the mark (SO_MARK) of a beacon that prolongs the lease.
 	LeaseMark uint32
 }
@@ -146,6 +149,8 @@ func (s Spec) checkLease() error {
 		return nil
 	case s.Lease < time.Millisecond || s.Lease%time.Millisecond != 0:
 		return fmt.Errorf("lease: %s: the kernel takes whole milliseconds, at least 1", s.Lease)
+	case s.ArmFor < 0 || s.ArmFor > s.Lease || s.ArmFor%time.Millisecond != 0:
+		return fmt.Errorf("arm for: %s: want whole milliseconds, at most the lease of %s", s.ArmFor, s.Lease)
 	case s.BeaconPort == 0:
 		return errors.New("beacon port: it is not set, and beacons prolong the lease")
 	case s.LeaseMark == 0:

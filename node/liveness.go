@@ -39,7 +39,8 @@ type Detect struct {
 // beacons must be missed.
 func NewDetect(interval Time, misses int) Detect {
 	d := interval * Time(misses)
-	return Detect{Interval: interval, D: d, A: d * 3 / 10, L: d * 6 / 10, Return: 1e9}
+	// The kernel takes whole milliseconds of a lease.
+	return Detect{Interval: interval, D: d, A: d * 3 / 10, L: d * 6 / 10 / 1e6 * 1e6, Return: 1e9}
 }
 
 // quiet is how long a peer must have been silent before the lease no longer waits

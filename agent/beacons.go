@@ -1,0 +1,303 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/peervip/peervip/node"
+	"github.com/peervip/peervip/node/link"
+)
+
+// leaseMark is the firewall mark of beacons that prolong the lease: "pvip".
+const leaseMark = 0x70766970
+
+// beaconLine carries beacons, as link.Beacons does.
+type beaconLine interface {
+	Send(context.Context, link.Build) error
+	Receive(context.Context, func(link.Received)) error
+	Kick()
+	Status() link.BeaconStatus
+}
+
+// beacons is the herald among threads: the one that sends, those that receive, the
+// loop, and the kernel goroutine, which has the lease. None of them waits for
+// another, but for mu, which is held for microseconds.
+type beacons struct {
+	log    *slog.Logger
+	now    func() node.Time
+	wall   func(node.Time) time.Time // the same moment by the clock that package nft reads
+	post   func(node.Event)
+	kernel *kernel
+	line   beaconLine
+	own    netip.Addr
+	port   uint16
+	detect node.Detect
+
+	// Of the goroutine that receives.
+	reader *node.BeaconCodec
+	got    node.Beacon
+	faults [node.BeaconFaults]atomic.Uint64
+	kinds  [node.HearingKinds]atomic.Uint64
+
+	timer *time.Timer // for what falls due between two beacons
+
+	mu       sync.Mutex
+	herald   *node.Herald
+	peers    map[node.Incarnation]netip.AddrPort // the members
+	due      node.Time                           // when the timer goes off; 0: it does not
+	arming   bool                                // the kernel goroutine was asked to arm the lease
+	dropping bool                                // it was asked to drop it
+	// Of the thread that sends.
+	writer  *node.BeaconCodec
+	next    node.Beacon
+	to      []node.Incarnation
+	unicast []netip.AddrPort
+}
+
+// newBeacons returns the beacons of a loop and its kernel, without sockets.
+func newBeacons(cfg Config, l *loop, k *kernel) (*beacons, error) {
+	tick, err := KernelTick()
+	if err != nil {
+		return nil, err
+	}
+	var keys []node.BeaconKey
+	for _, key := range cfg.Keys {
+		derived, err := node.DeriveBeaconKey(key)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, derived)
+	}
+	detect := cfg.Spec.Detect.timing()
+	timer := time.NewTimer(time.Hour)
+	timer.Stop()
+	b := &beacons{
+		log: l.log, now: l.now, wall: l.wall, post: l.post, kernel: k, own: cfg.Address, port: cfg.BeaconPort, detect: detect,
+		reader: node.NewBeaconCodec(cfg.Cluster, keys), writer: node.NewBeaconCodec(cfg.Cluster, keys),
+		timer: timer, herald: node.NewHerald(node.Incarnation{Name: cfg.Name, Nonce: l.nonce}, detect, tick),
+		peers: map[node.Incarnation]netip.AddrPort{},
+	}
+	k.lease = b
+	return b, nil
+}
+
+// beaconConfig is for the sockets.
+func (b *beacons) beaconConfig() link.BeaconConfig {
+	return link.BeaconConfig{
+		Port: b.port, Interval: b.detect.Interval, Mark: leaseMark, Now: b.now, Fresh: fresh(b.detect), Overdue: b.overdue,
+	}
+}
+
+// fresh is how old the decision to mark a beacon may be when it leaves: a peer that
+// has heard nothing since the beacon that was acknowledged A ago takes over after D.
+func fresh(d node.Detect) time.Duration { return max(d.D-d.A-d.L-time.Millisecond, time.Millisecond) }
+
+// run is all that beacons do by themselves.
+func (b *beacons) run(ctx context.Context, start func(func() error)) {
+	start(func() error { return b.line.Send(ctx, b.build) })
+	start(func() error { return b.line.Receive(ctx, b.receive) })
+	start(func() error {
+		defer b.timer.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-b.timer.C:
+				b.mu.Lock()
+				b.due = 0
+				b.tend(b.now())
+				b.mu.Unlock()
+			}
+		}
+	})
+}
+
+// build makes the next beacon, see link.Build.
+func (b *beacons) build(now time.Duration, buf []byte) (payload []byte, marked bool, unicast []netip.AddrPort, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if marked, ok = b.herald.Beacon(now, &b.next); ok {
+		var err error
+		if payload, err = b.writer.Append(buf, &b.next); err != nil {
+			panic(err) // of a configuration that was checked
+		}
+		unicast = b.addressees(now)
+	}
+	b.tend(now)
+	return payload, marked, unicast, ok
+}
+
+// addressees are those who get the beacon by unicast too.
+func (b *beacons) addressees(now node.Time) []netip.AddrPort {
+	b.to, b.unicast = b.herald.AppendUnicast(b.to[:0], now), b.unicast[:0]
+	for _, inc := range b.to {
+		if addr, ok := b.peers[inc]; ok {
+			b.unicast = append(b.unicast, addr)
+		}
+	}
+	return b.unicast
+}
+
+var mediums = map[link.Medium]node.Medium{link.MediumWire: node.Wire, link.MediumUnicast: node.Unicast}
+
+// receive takes a datagram. What is no beacon of this cluster is counted, and
+// nothing else comes of it.
+func (b *beacons) receive(r link.Received) {
+	if err := b.reader.Decode(&b.got, r.Payload); err != nil {
+		if fault, ok := err.(node.BeaconFault); ok {
+			b.faults[fault].Add(1)
+		}
+		return
+	}
+	b.mu.Lock()
+	now := b.now()
+	heed := b.herald.Hear(now, mediums[r.Medium], &b.got)
+	if heed.Drop {
+		b.drop()
+	}
+	b.tend(now)
+	b.mu.Unlock()
+	b.kinds[heed.Kind].Add(1)
+	if heed.Kick {
+		b.line.Kick()
+	}
+}
+
+// tend passes on what the herald has to tell, in its order, and has a missing lease
+// armed. It needs mu.
+func (b *beacons) tend(now node.Time) {
+	for _, ev := range b.herald.Events(now) {
+		b.post(ev)
+	}
+	// The next beacon looks after what falls due later.
+	if at := b.herald.Deadline(now); at < now+b.detect.Interval && (b.due == 0 || at < b.due) {
+		b.due = at
+		b.timer.Reset(at - now)
+	}
+	if b.arming || b.dropping {
+		return
+	}
+	if _, ok := b.herald.ArmBy(now); ok {
+		b.arming = true
+		b.kernel.ask(b.kernel.arms)
+	}
+}
+
+// drop has the lease dropped before anything else is done to the kernel. It needs mu.
+func (b *beacons) drop() {
+	b.dropping = true
+	b.kernel.ask(b.kernel.drops)
+}
+
+// overdue is for a marked beacon that left too late, see link.BeaconConfig.
+func (b *beacons) overdue(time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.herald.Lapse(b.now())
+	b.drop()
+}
+
+// say takes the core's word, from the loop: without it for D there are no beacons.
+func (b *beacons) say(word node.Bulletin) {
+	b.mu.Lock()
+	now := b.now()
+	news, drop := b.herald.Say(now, word)
+	if drop {
+		b.drop()
+	}
+	b.tend(now)
+	b.mu.Unlock()
+	if news {
+		b.line.Kick()
+	}
+}
+
+// know begins to look for beacons of a member, and to send it some by unicast.
+func (b *beacons) know(k node.Know) error {
+	addr, err := netip.ParseAddr(k.Address)
+	if err != nil {
+		return fmt.Errorf("the address of %s: %w", k.Name, err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.herald.Know(b.now(), k.Incarnation)
+	b.peers[k.Incarnation] = netip.AddrPortFrom(addr, b.port)
+	b.kernel.setPeers(b.sources())
+	return nil
+}
+
+// forget is for an incarnation that is no more.
+func (b *beacons) forget(inc node.Incarnation) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.herald.Forget(inc)
+	delete(b.peers, inc)
+	b.kernel.setPeers(b.sources())
+}
+
+// sources are the addresses whose beacons the kernel is to count: of the members,
+// and this node's own, whose should never come.
+func (b *beacons) sources() []netip.Addr {
+	addrs := []netip.Addr{b.own}
+	for peer := range maps.Values(b.peers) {
+		addrs = append(addrs, peer.Addr())
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return slices.Compact(addrs)
+}
+
+// The kernel goroutine's part.
+
+// mayArm says whether the lease is to be armed, and by when: it is asked right
+// before that.
+func (b *beacons) mayArm() (began node.Time, by time.Time, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	began = b.now()
+	until, ok := b.herald.ArmBy(began)
+	if !ok || b.dropping {
+		b.arming = false
+		return began, by, false
+	}
+	return began, b.wall(until), true
+}
+
+// armed tells what became of it.
+func (b *beacons) armed(began node.Time, armed bool) {
+	b.mu.Lock()
+	b.arming = false
+	now := b.now()
+	if armed && !b.dropping { // else it is dropped next
+		b.herald.Armed(now, began)
+	}
+	b.tend(now)
+	b.mu.Unlock()
+	if armed {
+		b.line.Kick()
+	}
+}
+
+// dropped tells that the lease is gone, or that it could not be dropped: then it
+// runs out, since nothing prolongs it.
+func (b *beacons) dropped() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.dropping = false
+	b.tend(b.now())
+}
+
+// lapsed tells that the kernel holds no lease.
+func (b *beacons) lapsed() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := b.now()
+	b.herald.Lapse(now)
+	b.tend(now)
+}
