@@ -23,6 +23,7 @@ type beaconLine interface {
 	Send(context.Context, link.Build) error
 	Receive(context.Context, func(link.Received)) error
 	Kick()
+	Tell(to netip.AddrPort, payload []byte) error
 	Status() link.BeaconStatus
 }
 
@@ -41,10 +42,12 @@ type beacons struct {
 	detect node.Detect
 
 	// Of the goroutine that receives.
-	reader *node.BeaconCodec
-	got    node.Beacon
-	faults [node.BeaconFaults]atomic.Uint64
-	kinds  [node.HearingKinds]atomic.Uint64
+	reader  *node.BeaconCodec
+	letters *letters
+	deliver func(message []byte) // takes what a letter says
+	got     node.Beacon
+	faults  [node.BeaconFaults]atomic.Uint64
+	kinds   [node.HearingKinds]atomic.Uint64
 
 	timer *time.Timer // for what falls due between two beacons
 
@@ -75,11 +78,16 @@ func newBeacons(cfg Config, l *loop, k *kernel) (*beacons, error) {
 		}
 		keys = append(keys, derived)
 	}
+	letters, err := newLetters(cfg.Cluster, cfg.Keys)
+	if err != nil {
+		return nil, err
+	}
 	detect := cfg.Spec.Detect.timing()
 	timer := time.NewTimer(time.Hour)
 	timer.Stop()
 	b := &beacons{
 		log: l.log, now: l.now, wall: l.wall, post: l.post, kernel: k, own: cfg.Address, port: cfg.BeaconPort, detect: detect,
+		letters: letters, deliver: l.deliver,
 		reader: node.NewBeaconCodec(cfg.Cluster, keys), writer: node.NewBeaconCodec(cfg.Cluster, keys),
 		timer: timer, herald: node.NewHerald(node.Incarnation{Name: cfg.Name, Nonce: l.nonce}, detect, tick),
 		peers: map[node.Incarnation]netip.AddrPort{},
@@ -150,6 +158,12 @@ var mediums = map[link.Medium]node.Medium{link.MediumWire: node.Wire, link.Mediu
 // receive takes a datagram. What is no beacon of this cluster is counted, and
 // nothing else comes of it.
 func (b *beacons) receive(r link.Received) {
+	if r.Medium == link.MediumUnicast {
+		if message, err := b.letters.open(r.Payload); err == nil {
+			b.deliver(message)
+			return
+		} // else it is a beacon, or its codec says what is wrong
+	}
 	if err := b.reader.Decode(&b.got, r.Payload); err != nil {
 		if fault, ok := err.(node.BeaconFault); ok {
 			b.faults[fault].Add(1)
@@ -240,6 +254,27 @@ func (b *beacons) forget(inc node.Incarnation) {
 	b.herald.Forget(inc)
 	delete(b.peers, inc)
 	b.kernel.setPeers(b.sources())
+}
+
+// tell sends a message to a peer whom gossip does not reach. Like any message it may
+// be lost.
+func (b *beacons) tell(name string, message []byte) error {
+	b.mu.Lock()
+	var to netip.AddrPort
+	for inc, addr := range b.peers {
+		if inc.Name == name {
+			to = addr
+		}
+	}
+	b.mu.Unlock()
+	letter := b.letters.seal(message)
+	switch {
+	case !to.IsValid():
+		return fmt.Errorf("telling %s: its address is not known", name)
+	case len(letter) > link.MaxLetter:
+		return fmt.Errorf("telling %s: %d bytes fit no datagram; they have to wait for gossip", name, len(letter))
+	}
+	return b.line.Tell(to, letter)
 }
 
 // sources are the addresses whose beacons the kernel is to count: of the members,

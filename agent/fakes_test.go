@@ -224,6 +224,15 @@ func (l *fakeLine) Receive(ctx context.Context, deliver func(link.Received)) err
 	}
 }
 
+// Tell carries a letter on the unicast medium.
+func (l *fakeLine) Tell(_ netip.AddrPort, payload []byte) error {
+	l.mu.Lock()
+	carry := l.carry
+	l.mu.Unlock()
+	carry(payload, link.MediumUnicast)
+	return nil
+}
+
 func (l *fakeLine) Kick() {
 	select {
 	case l.kicks <- struct{}{}:

@@ -179,11 +179,19 @@ func (l *loop) step(ev node.Event) {
 // restart would not forget it: whoever reads "drained" may cut the power.
 func (l *loop) transmit(e node.Send) {
 	payload := e.Message.Encode()
+	send := func() { l.send(e.To, payload) }
+	if e.Unlisted {
+		send = func() {
+			if err := l.beacons.tell(e.To, payload); err != nil {
+				l.log.Debug("a message was not sent", "error", err)
+			}
+		}
+	}
 	if e.Message.Verdict == nil {
-		l.send(e.To, payload)
+		send()
 		return
 	}
-	l.saver.whenSaved(func(error) { l.send(e.To, payload) })
+	l.saver.whenSaved(func(error) { send() })
 }
 
 // answer tells the operator, when a restart would not forget it.
@@ -261,12 +269,7 @@ func (l *loop) heard(ev gossip.Event) {
 			l.rememberPeers()
 		}
 	case gossip.Message:
-		m, err := node.Decode(ev.Payload)
-		if err != nil {
-			l.log.Debug("a message was dropped", "error", err)
-			return
-		}
-		l.step(node.Received{Message: m})
+		l.read(ev.Payload)
 	case gossip.State:
 		x, messages, err := decodeExchange(ev.Payload)
 		if err != nil {
@@ -285,6 +288,19 @@ func (l *loop) heard(ev gossip.Event) {
 		l.attempted(ev)
 	}
 }
+
+// read takes a message of a peer.
+func (l *loop) read(payload []byte) {
+	m, err := node.Decode(payload)
+	if err != nil {
+		l.log.Debug("a message was dropped", "error", err)
+		return
+	}
+	l.step(node.Received{Message: m})
+}
+
+// deliver takes a message that came by a letter, from any goroutine.
+func (l *loop) deliver(payload []byte) { l.queue.offer(func() { l.read(payload) }) }
 
 // alive takes a member. One that cannot be understood is dead to the core, for
 // what the core may know of it is of an earlier life.

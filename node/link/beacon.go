@@ -65,6 +65,21 @@ type Beacons struct {
 	sending       sync.Mutex // held by Send while it runs
 }
 
+// MaxLetter is the longest datagram that the unicast medium carries, in fragments if
+// need be: as much as UDP over IPv4 can.
+const MaxLetter = 1<<16 - 1 - ipLen - udpLen
+
+// Tell sends a datagram by unicast, past the thread that sends beacons: for what the
+// nodes have to say when nothing else reaches them. It never waits; what does not go
+// at once is an error. It must not be called after Close.
+func (b *Beacons) Tell(to netip.AddrPort, payload []byte) error {
+	addr := &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().Unmap().As4()}
+	if err := unix.Sendto(b.sender.udp, payload, unix.MSG_DONTWAIT, addr); err != nil {
+		return fmt.Errorf("sending %d bytes to %s: %w", len(payload), to, err)
+	}
+	return nil
+}
+
 // receiveBuffer of a socket, in bytes as the kernel counts them, is room for about
 // five thousand beacons: two seconds of 63 peers at 50 per second each, while the
 // default is full after 256.
@@ -93,8 +108,8 @@ func (l *Link) OpenBeacons(config BeaconConfig) (*Beacons, error) {
 
 func (b *Beacons) open() (err error) {
 	own := b.link.config.Address
-	b.wire = inlet{medium: MediumWire, own: own, now: b.config.Now}
-	b.unicast = inlet{medium: MediumUnicast, own: own, now: b.config.Now}
+	b.wire = inlet{medium: MediumWire, own: own, longest: MaxBeacon, now: b.config.Now}
+	b.unicast = inlet{medium: MediumUnicast, own: own, longest: MaxLetter, now: b.config.Now}
 	if b.wire.conn, _, err = listen(netip.AddrPortFrom(b.link.config.VIPs[0], b.config.Port)); err != nil {
 		return err
 	}

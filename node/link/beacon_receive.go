@@ -73,6 +73,7 @@ type inlet struct {
 	medium   Medium
 	conn     *net.UDPConn
 	own      netip.Addr
+	longest  int // of its datagrams
 	now      func() time.Duration
 	counters receivedCounters
 }
@@ -95,7 +96,7 @@ func (in *inlet) read(ctx context.Context, deliver func(Received)) error {
 	}
 	// A deadline in the past ends the read; it fails only on a socket that is closed.
 	defer onDone(ctx, func() { in.conn.SetReadDeadline(time.Unix(1, 0)) })()
-	buf, oob := make([]byte, MaxBeacon), make([]byte, oobLen)
+	buf, oob := make([]byte, in.longest), make([]byte, oobLen)
 	for {
 		n, oobn, flags, from, err := in.conn.ReadMsgUDPAddrPort(buf, oob)
 		switch {
