@@ -56,6 +56,9 @@ type Browsers struct {
 // find no room are left out.
 const maxVisits = 512
 
+// maxLate is how many turns are made up for when this process did not run.
+const maxLate = 10
+
 // Browse starts opening connections, until Stop or the end of the lab.
 func (l *Lab) Browse(cfg BrowseConfig) *Browsers {
 	if cfg.Interval == 0 {
@@ -68,7 +71,7 @@ func (l *Lab) Browse(cfg BrowseConfig) *Browsers {
 		cfg.Limit = 10 * time.Minute
 	}
 	b := &Browsers{lab: l, cfg: cfg, stop: make(chan struct{})}
-	b.wg.Go(b.run)
+	b.wg.Go(func() { l.Client.Do(b.run) }) // one thread begins all connections
 	l.onClose(b.Stop)
 	return b
 }
@@ -79,43 +82,59 @@ func (b *Browsers) Stop() {
 	b.wg.Wait()
 }
 
-func (b *Browsers) run() {
+// run begins a connection per interval. What it is late with it makes up for, up to
+// maxLate of them.
+func (b *Browsers) run() error {
 	ticker := time.NewTicker(b.cfg.Interval)
 	defer ticker.Stop()
 	slots := make(chan struct{}, maxVisits)
 	start := b.lab.Now()
-	for i := 0; b.lab.Now()-start < b.cfg.Limit; i++ {
+	next := start
+	for i := 0; ; {
 		select {
 		case <-b.stop:
-			return
+			return nil
 		case <-ticker.C:
 		}
-		select {
-		case slots <- struct{}{}:
-		default:
-			continue
+		now := b.lab.Now()
+		if now-start >= b.cfg.Limit {
+			return nil
 		}
-		b.wg.Go(func() {
-			v := b.lab.visit(i%len(b.lab.Sources), b.cfg.Timeout)
-			<-slots
-			b.mu.Lock()
-			b.visits = append(b.visits, v)
-			b.mu.Unlock()
-		})
+		next = max(next, now-maxLate*b.cfg.Interval)
+		for ; next <= now; next += b.cfg.Interval {
+			select {
+			case slots <- struct{}{}:
+			default:
+				continue
+			}
+			source := i % len(b.lab.Sources)
+			i++
+			begun := b.lab.Now()
+			conn, err := beginDial(b.lab.Sources[source], WebPort)
+			b.wg.Go(func() {
+				v := Visit{Source: source, Start: begun}
+				b.lab.visit(&v, conn, err, b.cfg.Timeout)
+				<-slots
+				b.mu.Lock()
+				b.visits = append(b.visits, v)
+				b.mu.Unlock()
+			})
+		}
 	}
 }
 
-// visit opens one connection from the source, asks for / and reads the answer.
-func (l *Lab) visit(source int, timeout time.Duration) Visit {
-	v := Visit{Source: source, Start: l.Now()}
-	conn, err := dial(l.Client, l.Sources[source], WebPort, timeout)
+// visit ends what beginDial began, asks for / and reads the answer.
+func (l *Lab) visit(v *Visit, conn *os.File, err error, timeout time.Duration) {
+	if err == nil {
+		err = endDial(conn, timeout)
+	}
 	v.Connect = l.Now() - v.Start
 	if err != nil {
 		v.Took, v.Err, v.Outcome = v.Connect, err, Failed
 		if outcome(err) == TimedOut {
 			v.Outcome = TimedOut
 		}
-		return v
+		return
 	}
 	defer conn.Close()
 	body, err := get(conn, timeout)
@@ -126,7 +145,6 @@ func (l *Lab) visit(source int, timeout time.Duration) Visit {
 	if v.Outcome == OK {
 		v.By = l.nodeID(bytes.TrimSpace(body))
 	}
-	return v
 }
 
 // get asks for / and returns the body.

@@ -15,12 +15,21 @@ import (
 // namespace. The file works with deadlines. The standard library's dialler would
 // hold a thread in the namespace for as long as the handshake takes.
 func dial(ns *Namespace, from netip.Addr, port uint16, timeout time.Duration) (*os.File, error) {
-	to := netip.AddrPortFrom(VIP, port)
-	var fd int
+	var f *os.File
 	err := ns.Do(func() (err error) {
-		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		f, err = beginDial(from, port)
 		return err
 	})
+	if err != nil {
+		return nil, err
+	}
+	return f, endDial(f, timeout)
+}
+
+// beginDial sends the SYN. Its caller's thread is inside the namespace.
+func beginDial(from netip.Addr, port uint16) (*os.File, error) {
+	to := netip.AddrPortFrom(VIP, port)
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("a TCP socket for client %s: %w", from, err)
 	}
@@ -32,15 +41,20 @@ func dial(ns *Namespace, from netip.Addr, port uint16, timeout time.Duration) (*
 	if err == nil {
 		err = unix.Connect(fd, sockaddr(to))
 	}
-	f := os.NewFile(uintptr(fd), fmt.Sprintf("%s to %s", from, to))
-	if err == unix.EINPROGRESS {
-		err = waitConnected(f, timeout)
-	}
-	if err != nil {
-		f.Close()
+	if err != nil && err != unix.EINPROGRESS {
+		unix.Close(fd)
 		return nil, fmt.Errorf("connecting %s to %s: %w", from, to, err)
 	}
-	return f, nil
+	return os.NewFile(uintptr(fd), fmt.Sprintf("%s to %s", from, to)), nil
+}
+
+// endDial waits for the handshake. After an error the file is closed.
+func endDial(f *os.File, timeout time.Duration) error {
+	if err := waitConnected(f, timeout); err != nil {
+		f.Close()
+		return fmt.Errorf("connecting %s: %w", f.Name(), err)
+	}
+	return nil
 }
 
 // waitConnected waits for the end of a handshake, connect(2) under EINPROGRESS.

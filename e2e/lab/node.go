@@ -62,7 +62,7 @@ func (n *Node) PowerOn() (err error) {
 	if err := n.plug(); err != nil {
 		return err
 	}
-	n.services, err = startServices(n.Name, n.NS)
+	n.services, err = startServices(n.Name, n.NS, n.lab)
 	return err
 }
 

@@ -22,14 +22,14 @@ type process struct {
 	err  error
 }
 
-// startProcess starts the command inside the namespace. It is in a process
-// group of its own: the terminal's Ctrl-C is for the lab, which ends its agents
-// in order.
+// startProcess starts the command inside the namespace. It has a session of its
+// own, as a service has: the terminal's Ctrl-C is for the lab, which ends its agents
+// in order, and where the kernel shares processors among sessions it has its share.
 func startProcess(ns *Namespace, cmd *exec.Cmd) (*process, error) {
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	// The kernel sends the death signal when the thread that forked ends, so that
 	// thread is kept until the child is gone (prctl(2), PR_SET_PDEATHSIG).
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: unix.SIGKILL}
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine

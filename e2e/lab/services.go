@@ -4,11 +4,11 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,10 +29,13 @@ const (
 type services struct {
 	name    string
 	healthy atomic.Bool
+	closed  atomic.Bool
 
 	web  *http.Server
 	talk net.Listener
-	echo *net.UDPConn
+	echo int // a socket
+	late *lateness
+	now  func() time.Duration // the lab's clock
 
 	wg    sync.WaitGroup
 	mu    sync.Mutex
@@ -41,8 +44,8 @@ type services struct {
 
 // startServices opens the sockets inside the namespace and serves them until
 // close.
-func startServices(name string, ns *Namespace) (*services, error) {
-	s := &services{name: name, conns: map[net.Conn]struct{}{}}
+func startServices(name string, ns *Namespace, l *Lab) (*services, error) {
+	s := &services{name: name, late: &l.late, now: l.Now, conns: map[net.Conn]struct{}{}}
 	s.healthy.Store(true)
 	var web net.Listener
 	err := ns.Do(func() (err error) {
@@ -52,11 +55,13 @@ func startServices(name string, ns *Namespace) (*services, error) {
 		if s.talk, err = net.Listen("tcp4", fmt.Sprintf(":%d", TalkPort)); err != nil {
 			return errors.Join(err, web.Close())
 		}
-		if s.echo, err = listenEcho(); err != nil {
-			return errors.Join(err, web.Close(), s.talk.Close())
-		}
 		return nil
 	})
+	if err == nil {
+		if s.echo, err = datagramSocket(ns, EchoPort, true); err != nil {
+			err = errors.Join(err, web.Close(), s.talk.Close())
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("starting the services of %s: %w", name, err)
 	}
@@ -76,9 +81,11 @@ func startServices(name string, ns *Namespace) (*services, error) {
 
 // close ends the services and waits for their goroutines.
 func (s *services) close() {
+	s.closed.Store(true)
 	s.web.Close()
 	s.talk.Close()
-	s.echo.Close()
+	// It wakes who waits for a datagram, and says ENOTCONN all the same.
+	unix.Shutdown(s.echo, unix.SHUT_RD)
 	s.mu.Lock()
 	for c := range s.conns {
 		c.Close()
@@ -86,6 +93,7 @@ func (s *services) close() {
 	s.conns = nil
 	s.mu.Unlock()
 	s.wg.Wait()
+	unix.Close(s.echo)
 }
 
 func (s *services) serveTalk() {
@@ -128,54 +136,35 @@ func (s *services) talkTo(c net.Conn) {
 	}
 }
 
-// echoBuffer holds what all sources send in some seconds: a service that is not
-// scheduled for a while must be late, not lossy, or it would pass for an outage.
-const echoBuffer = 16 << 20
-
-// listenEcho opens the UDP socket that also tells which address a datagram was
-// sent to: a socket bound to no address would answer from the NIC's.
-func listenEcho() (*net.UDPConn, error) {
-	conn, err := net.ListenUDP("udp4", &net.UDPAddr{Port: EchoPort})
-	if err != nil {
-		return nil, err
-	}
-	raw, err := conn.SyscallConn()
-	if err == nil {
-		ctlErr := raw.Control(func(fd uintptr) {
-			err = errors.Join(
-				unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1),
-				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, echoBuffer))
-		})
-		err = errors.Join(err, ctlErr)
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("preparing the echo socket: %w", err), conn.Close())
-	}
-	return conn, nil
-}
-
+// serveEcho answers until the socket is shut down. It notes how late it was: that
+// much of a client's silence is the lab's own.
 func (s *services) serveEcho() {
-	buf := make([]byte, 2048)
-	prefix := copy(buf, s.name+" ")
-	oob := make([]byte, unix.CmsgSpace(unix.SizeofInet4Pktinfo))
+	keepTime()
+	const atOnce, room = 64, 2048
+	in, out := newDatagrams(atOnce, pktinfoSpace+stampSpace), newDatagrams(atOnce, pktinfoSpace)
+	contents, prefix := make([][]byte, atOnce), []byte(s.name+" ")
+	for i := range contents {
+		contents[i] = make([]byte, room)
+		in.content(i, contents[i])
+	}
 	for {
-		n, on, _, from, err := s.echo.ReadMsgUDPAddrPort(buf[prefix:], oob)
-		if errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) {
+		n, err := in.receive(s.echo, 0)
+		if s.closed.Load() {
 			return
 		}
-		if err != nil || on != len(oob) {
+		if err != nil {
 			continue // the ICMP error of an earlier answer
 		}
-		answerFrom(oob)
-		s.echo.WriteMsgUDPAddrPort(buf[:prefix+n], oob, from) // a lost answer is for the client to notice
+		now := time.Now()
+		var latest time.Duration
+		for i := range n {
+			ago, to := arrival(in.control(i), now)
+			latest = max(latest, ago)
+			out.peers[i] = in.peers[i]
+			out.content(i, prefix, contents[i][:in.length(i)])
+			sendFrom(out.controls[i], to)
+		}
+		out.send(s.echo, 0, n) // a lost answer is for the client to notice
+		s.late.note(s.now()-latest, latest)
 	}
-}
-
-// answerFrom turns the IP_PKTINFO of a received datagram into that of its answer,
-// in place: from the address it was sent to, by any interface. The message is a
-// header of 16 bytes, then ipi_ifindex, ipi_spec_dst and ipi_addr, ip(7).
-func answerFrom(oob []byte) {
-	info := oob[unix.CmsgLen(0):]
-	clear(info[0:4])
-	copy(info[4:8], info[8:12])
 }

@@ -3,9 +3,7 @@ package lab
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -24,43 +22,42 @@ type TalkConfig struct {
 }
 
 // Talkers send a datagram to the VIP's echo service from each source at a steady
-// pace, and note each answer.
+// pace, and note each answer. One thread does both. An answer counts from when the
+// kernel got it, so it need not be read at once.
 type Talkers struct {
 	lab     *Lab
 	cfg     TalkConfig
+	fd      int
 	sources []*talker
-	stop    chan struct{}
-	once    sync.Once
-	senders sync.WaitGroup
-	readers sync.WaitGroup
-	mu      sync.Mutex
-	// pauses are when and for how long this process did not run, though a source's
-	// turn had come.
-	pauses []Pause
+	out     *datagrams // the next one of each source
+	in      *datagrams
+	answers [][]byte // the contents of in
 
+	stop chan struct{}
+	once sync.Once
+	wg   sync.WaitGroup
 	// ended is when the talking ended, in nanoseconds of the lab's clock; 0
 	// while it goes on.
 	ended atomic.Int64
 }
 
-// Pause is a stretch in which the sender was late: other processes had the
-// processor, or the garbage collector.
-type Pause struct{ At, Length time.Duration }
-
-// minPause is the shortest that is noted.
-const minPause = 2 * time.Millisecond
-
-// talker is one source. The sender appends to the trace, the reader fills in
-// answers; both hold mu.
+// talker is one source.
 type talker struct {
-	conn    *net.UDPConn
-	request [8]byte // the number of the ask
-	// send tries to send the request once, without waiting.
-	send func() error
-	mu   sync.Mutex
+	// request is the source's index in Lab.Sources and the number of the ask.
+	request [requestLen]byte
+	mu      sync.Mutex
 	// trace has one entry per number.
 	trace Trace
 }
+
+const (
+	requestLen = 4 + 8
+	// tick is the time between two looks at what is to be sent and has come.
+	tick = time.Millisecond
+	// readAtOnce is how many answers one look reads by one system call.
+	readAtOnce = 128
+	answerRoom = 64
+)
 
 // Talk starts talking from all sources, until Stop or the end of the lab.
 func (l *Lab) Talk(cfg TalkConfig) (*Talkers, error) {
@@ -70,145 +67,128 @@ func (l *Lab) Talk(cfg TalkConfig) (*Talkers, error) {
 	if cfg.Limit == 0 {
 		cfg.Limit = 10 * time.Minute
 	}
-	t := &Talkers{lab: l, cfg: cfg, stop: make(chan struct{})}
-	for _, addr := range l.Sources {
-		s, err := newTalker(l.Client, addr)
-		if err != nil {
-			t.Stop()
-			return nil, fmt.Errorf("a UDP socket for client %s: %w", addr, err)
-		}
+	fd, err := datagramSocket(l.Client, 0, false)
+	if err != nil {
+		return nil, fmt.Errorf("the clients' socket: %w", err)
+	}
+	t := &Talkers{
+		lab: l, cfg: cfg, fd: fd, stop: make(chan struct{}),
+		out: newDatagrams(len(l.Sources), pktinfoSpace), in: newDatagrams(readAtOnce, stampSpace),
+	}
+	for i, addr := range l.Sources {
+		s := &talker{trace: make(Trace, 0, 4096)}
+		binary.BigEndian.PutUint32(s.request[:], uint32(i))
 		t.sources = append(t.sources, s)
+		t.out.content(i, s.request[:])
+		sendFrom(t.out.controls[i], addr.As4())
+		t.out.peers[i] = rawSockaddr(netip.AddrPortFrom(VIP, EchoPort))
 	}
-	for _, s := range t.sources {
-		t.readers.Go(func() { s.read(l) })
+	for i := range readAtOnce {
+		t.answers = append(t.answers, make([]byte, answerRoom))
+		t.in.content(i, t.answers[i])
 	}
-	t.senders.Go(t.sendAll)
+	t.wg.Go(t.run)
 	l.onClose(t.Stop)
 	return t, nil
 }
 
-func newTalker(ns *Namespace, addr netip.Addr) (*talker, error) {
-	s := &talker{trace: make(Trace, 0, 4096)}
-	err := ns.Do(func() (err error) {
-		s.conn, err = net.DialUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 0)),
-			net.UDPAddrFromAddrPort(netip.AddrPortFrom(VIP, EchoPort)))
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	raw, err := s.conn.SyscallConn()
-	if err != nil {
-		return nil, errors.Join(err, s.conn.Close())
-	}
-	// One attempt that never waits: a source whose buffer is full, because the
-	// VIP's MAC is not resolved, must not hold up the others.
-	var sendErr error
-	once := func(fd uintptr) bool {
-		sendErr = unix.Send(int(fd), s.request[:], unix.MSG_DONTWAIT)
-		return true
-	}
-	s.send = func() error {
-		if err := raw.Write(once); err != nil {
-			return err
-		}
-		return sendErr
-	}
-	return s, nil
-}
-
 // Stop ends the talking; the traces stay. It waits a moment for the last answers.
 func (t *Talkers) Stop() {
-	t.once.Do(func() {
-		close(t.stop)
-		t.senders.Wait()
-		t.ended.Store(int64(t.lab.Now()))
-		if len(t.sources) > 0 {
-			time.Sleep(20 * time.Millisecond)
-		}
-		for _, s := range t.sources {
-			s.conn.Close()
-		}
-		t.readers.Wait()
-	})
+	t.once.Do(func() { close(t.stop) })
+	t.wg.Wait()
 }
 
-// sendAll gives each source its turn once per interval, spread over it. A turn
-// missed because this process did not run is left out, not made up for.
-func (t *Talkers) sendAll() {
-	const tick = time.Millisecond
-	ticker := time.NewTicker(tick)
-	defer ticker.Stop()
+// run gives each source its turn once per interval, spread over it. A turn missed
+// because this process did not run is left out, not made up for.
+func (t *Talkers) run() {
+	keepTime()
+	defer unix.Close(t.fd)
 	start := t.lab.Now()
 	step := t.cfg.Interval / time.Duration(len(t.sources))
 	next := start // the time of the next source's turn
-	for i := 0; ; {
-		select {
-		case <-t.stop:
-			return
-		case <-ticker.C:
-		}
+	due := start  // of the next look
+	for i := 0; !t.stopped() && due-start < t.cfg.Limit; {
+		nap(due - t.lab.Now())
 		now := t.lab.Now()
-		if now-start > t.cfg.Limit {
-			return
-		}
-		behind := now - next
-		if behind >= minPause+tick {
-			t.mu.Lock()
-			t.pauses = append(t.pauses, Pause{next, behind})
-			t.mu.Unlock()
-		}
-		if behind > t.cfg.Interval {
+		t.lab.late.note(due, now-due)
+		due = max(due+tick, now)
+		if behind := now - next; behind > t.cfg.Interval {
 			next += behind.Truncate(t.cfg.Interval)
 		}
+		first, turns := i, 0
 		for ; next <= now; next += step {
-			t.sources[i].ask(t.lab)
+			t.sources[i].ask(now)
 			i = (i + 1) % len(t.sources)
+			turns++
 		}
+		t.send(first, turns)
+		t.read()
+	}
+	t.ended.Store(int64(t.lab.Now()))
+	nap(20 * time.Millisecond)
+	t.read()
+}
+
+func (t *Talkers) stopped() bool {
+	select {
+	case <-t.stop:
+		return true
+	default:
+		return false
 	}
 }
 
-func (s *talker) ask(l *Lab) {
-	s.mu.Lock()
-	binary.BigEndian.PutUint64(s.request[:], uint64(len(s.trace)))
-	s.trace = append(s.trace, Ask{Sent: l.Now()})
-	s.mu.Unlock()
-	// The error may be an earlier datagram's, such as EHOSTUNREACH, reported
-	// instead of sending. What cannot be sent the second time either is asked and
-	// not heard, which is how the client sees it.
-	if s.send() != nil {
-		s.send()
-	}
-}
-
-// read notes answers until the socket is closed.
-func (s *talker) read(l *Lab) {
-	buf := make([]byte, 256)
-	for {
-		n, err := s.conn.Read(buf)
-		now := l.Now()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			continue // an ICMP error
-		}
-		name, payload, ok := bytes.Cut(buf[:n], []byte{' '})
-		if !ok || len(payload) != len(s.request) {
-			continue // nothing that our services say
-		}
-		s.note(int(binary.BigEndian.Uint64(payload)), l.nodeID(name), now)
-	}
-}
-
-func (s *talker) note(number int, by NodeID, now time.Duration) {
+func (s *talker) ask(now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if number < 0 || number >= len(s.trace) {
+	binary.BigEndian.PutUint64(s.request[4:], uint64(len(s.trace)))
+	s.trace = append(s.trace, Ask{Sent: now})
+}
+
+// send sends the asks of so many sources from the first on. A source has one turn
+// at the most, since none is made up for.
+func (t *Talkers) send(first, turns int) {
+	all := len(t.sources)
+	turns = min(turns, all)
+	t.out.send(t.fd, first, min(first+turns, all))
+	t.out.send(t.fd, 0, first+turns-all)
+}
+
+// read notes the answers that have come.
+func (t *Talkers) read() {
+	for {
+		n, err := t.in.receive(t.fd, unix.MSG_DONTWAIT)
+		if err != nil {
+			return
+		}
+		now := time.Now()
+		for i := range n {
+			ago, _ := arrival(t.in.control(i), now)
+			t.note(t.answers[i][:t.in.length(i)], now.Sub(t.lab.base)-ago)
+		}
+		if n < readAtOnce {
+			return
+		}
+	}
+}
+
+func (t *Talkers) note(answer []byte, at time.Duration) {
+	name, payload, ok := bytes.Cut(answer, []byte{' '})
+	if !ok || len(payload) != requestLen {
+		return // nothing that our services say
+	}
+	source, number := binary.BigEndian.Uint32(payload), binary.BigEndian.Uint64(payload[4:])
+	if source >= uint32(len(t.sources)) {
+		return
+	}
+	s, by := t.sources[source], t.lab.nodeID(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if number >= uint64(len(s.trace)) {
 		return
 	}
 	if a := &s.trace[number]; a.By == 0 {
-		a.By, a.Delay = by, now-a.Sent
+		a.By, a.Delay = by, at-a.Sent
 	} else {
 		a.Again = by
 	}
@@ -235,14 +215,14 @@ func (t *Talkers) Report(w Window, affected *Node) TalkReport {
 	if ended := t.ended.Load(); ended != 0 {
 		read = time.Duration(ended)
 	}
-	r := reportTalk(t.Traces(), w, id, read)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, p := range t.pauses {
-		if p.At < w.To && p.At+p.Length >= w.From {
-			r.Pause = max(r.Pause, p.Length)
-		}
+	tally := newTally(w, id, read)
+	for _, s := range t.sources { // without a copy of the traces, which are long
+		s.mu.Lock()
+		tally.add(s.trace)
+		s.mu.Unlock()
 	}
+	r := tally.report()
+	r.Pause = t.lab.late.longest(w)
 	return r
 }
 

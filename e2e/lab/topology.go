@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -69,6 +71,7 @@ type Lab struct {
 	base   time.Time // what Now counts from
 	sw     *Namespace
 	faults faults
+	late   lateness
 
 	mu     sync.Mutex
 	stops  []func() // of everything that measures, for Close
@@ -96,6 +99,7 @@ func New(ctx context.Context, cfg Config) (*Lab, error) {
 	if err := Sweep(); err != nil {
 		return nil, err
 	}
+	useEnoughProcs()
 	l := &Lab{Prefix: UniquePrefix(), base: time.Now()}
 	whole := false
 	defer func() { // also when something below panics
@@ -163,8 +167,18 @@ func (l *Lab) buildSwitch() error {
 		if err := netlink.LinkSetUp(br); err != nil {
 			return fmt.Errorf("bringing up the switch: %w", err)
 		}
-		return nil
+		return bridgeOnly()
 	})
+}
+
+// bridgeOnly keeps the machine's own IP filter out of what the switch forwards. With
+// the module br_netfilter it would see, and route, every packet.
+func bridgeOnly() error {
+	err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte("0"), 0o644)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("keeping the IP filter out of the switch: %w", err)
+	}
+	return nil
 }
 
 func (l *Lab) buildClient(sources int) error {
@@ -323,6 +337,13 @@ func addrPlus(a netip.Addr, n int) netip.Addr {
 // sockaddr is the kernel's form of an IPv4 address and port.
 func sockaddr(a netip.AddrPort) *unix.SockaddrInet4 {
 	return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
+}
+
+// rawSockaddr is the same as it lies in memory; the port is in network order.
+func rawSockaddr(a netip.AddrPort) unix.RawSockaddrInet4 {
+	raw := unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: a.Addr().As4()}
+	binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&raw.Port))[:], a.Port())
+	return raw
 }
 
 func nodeName(index int) string { return "node-" + strconv.Itoa(index+1) }

@@ -131,8 +131,8 @@ type TalkReport struct {
 	// Answers counts first answers by node, Sources the sources that the node
 	// was the last to answer.
 	Answers, Sources map[NodeID]int
-	// Pause is the longest time for which the measuring process itself did not
-	// run: silences that are hardly longer are its own.
+	// Pause is the longest that the lab itself was late with a datagram or its
+	// answer: silences that are hardly longer are its own.
 	Pause time.Duration
 }
 
@@ -143,31 +143,52 @@ const inFlight = 250 * time.Millisecond
 // reportTalk says what the sources saw in the window; read is when the traces
 // were read, affected the node that the step befalls, 0 for none.
 func reportTalk(traces []Trace, w Window, affected NodeID, read time.Duration) TalkReport {
-	r := TalkReport{Doubles: map[[2]NodeID]int{}, Answers: map[NodeID]int{}, Sources: map[NodeID]int{}}
-	var hit, spared []time.Duration
-	for _, t := range traces {
-		longest := t.LongestSilence(w, read)
-		before, after := t.ServedBy(w.From), t.ServedBy(w.To)
-		if affected != 0 && (before == affected || after == affected) {
-			hit = append(hit, longest)
-		} else {
-			spared = append(spared, longest)
+	t := newTally(w, affected, read)
+	for _, trace := range traces {
+		t.add(trace)
+	}
+	return t.report()
+}
+
+// tally makes a report of one trace after the other.
+type tally struct {
+	w           Window
+	affected    NodeID
+	read        time.Duration
+	r           TalkReport
+	hit, spared []time.Duration
+}
+
+func newTally(w Window, affected NodeID, read time.Duration) *tally {
+	return &tally{w: w, affected: affected, read: read,
+		r: TalkReport{Doubles: map[[2]NodeID]int{}, Answers: map[NodeID]int{}, Sources: map[NodeID]int{}}}
+}
+
+func (t *tally) add(trace Trace) {
+	longest := trace.LongestSilence(t.w, t.read)
+	before, after := trace.ServedBy(t.w.From), trace.ServedBy(t.w.To)
+	if t.affected != 0 && (before == t.affected || after == t.affected) {
+		t.hit = append(t.hit, longest)
+	} else {
+		t.spared = append(t.spared, longest)
+	}
+	t.r.Sources[after]++
+	for _, a := range trace.during(t.w) {
+		t.r.Sent++
+		switch {
+		case a.By != 0:
+			t.r.Answers[a.By]++
+		case a.Sent+inFlight < t.read:
+			t.r.Lost++
 		}
-		r.Sources[after]++
-		for _, a := range t.during(w) {
-			r.Sent++
-			switch {
-			case a.By != 0:
-				r.Answers[a.By]++
-			case a.Sent+inFlight < read:
-				r.Lost++
-			}
-			if a.Again != 0 {
-				r.Twice++
-				r.Doubles[[2]NodeID{a.By, a.Again}]++
-			}
+		if a.Again != 0 {
+			t.r.Twice++
+			t.r.Doubles[[2]NodeID{a.By, a.Again}]++
 		}
 	}
-	r.Affected, r.Others = silences(hit), silences(spared)
-	return r
+}
+
+func (t *tally) report() TalkReport {
+	t.r.Affected, t.r.Others = silences(t.hit), silences(t.spared)
+	return t.r
 }
