@@ -31,6 +31,8 @@ type StepFigures struct {
 	Talk             TalkReport
 	Browse           BrowseReport
 	Hold             HoldReport
+	// TCP is what the clients' kernel had to do.
+	TCP TCPCounts
 }
 
 // Rest is what an agent uses while no client talks.
@@ -48,21 +50,7 @@ func (s *scenario) figures(start time.Duration, rest []Rest) Figures {
 		f.Nodes = append(f.Nodes, n.Name)
 	}
 	for _, st := range s.steps {
-		sf := StepFigures{
-			Name: st.name, Settled: st.settled,
-			Talk:   s.talkers.Report(st.window, st.node),
-			Browse: s.browsers.Report(st.window),
-			Hold:   s.holders.Report(st.window, st.node),
-		}
-		if st.node != nil {
-			sf.Node = st.node.Name
-		}
-		for _, n := range s.Nodes {
-			status, _ := st.status.Find(n.Name)
-			sf.Buckets = append(sf.Buckets, serves(status))
-			sf.Clients = append(sf.Clients, sf.Talk.Sources[n.ID()])
-		}
-		f.Steps = append(f.Steps, sf)
+		f.Steps = append(f.Steps, s.crowd.Report(st))
 	}
 	return f
 }
@@ -152,11 +140,12 @@ func (f Figures) Table() string {
 	count("    failed", func(s StepFigures) int { return s.Browse.Failed })
 	count("    reset", func(s StepFigures) int { return s.Browse.Reset })
 	count("    timed out", func(s StepFigures) int { return s.Browse.TimedOut })
-	count("    retransmitted", func(s StepFigures) int { return s.Browse.Retransmitted })
+	count("    SYNs sent again", func(s StepFigures) int { return s.TCP.SYNRetransmits })
 	t.row("    time, median", f.each(func(s StepFigures) string { return short(s.Browse.Took.Median) })...)
 	t.row("    time, longest", f.each(func(s StepFigures) string { return short(s.Browse.Took.Max) })...)
 	count("connections held open", func(s StepFigures) int { return s.Hold.Held })
 	count("    reset", func(s StepFigures) int { return s.Hold.Reset })
+	count("    moved", func(s StepFigures) int { return s.Hold.Moved })
 	count(fmt.Sprintf("    stalled (> %s)", short(StalledAfter)), func(s StepFigures) int { return s.Hold.Stalled })
 	t.row("agents settled after", f.each(func(s StepFigures) string {
 		if s.Node == "" {
@@ -164,7 +153,7 @@ func (f Figures) Table() string {
 		}
 		return short(s.Settled)
 	})...)
-	t.row("lab itself did not run", f.each(func(s StepFigures) string { return short(s.Talk.Pause) })...)
+	t.row("lab itself was late", f.each(func(s StepFigures) string { return short(s.Talk.Pause) })...)
 	fmt.Fprintf(&t.b, "%d agents from start to settled: %s\n", len(f.Nodes), short(f.Start))
 	for _, r := range f.Rest {
 		fmt.Fprintf(&t.b, "%s at rest: %d MB resident, %.2f %% of a core\n", r.Node, r.RSS/1e6, r.Cores*100)

@@ -13,8 +13,8 @@ import (
 
 // HoldConfig says how the client host keeps connections open.
 type HoldConfig struct {
-	// PerSource is how many connections each source keeps; 0 means 1.
-	PerSource int
+	// Connections is how many are kept, by the sources in turn; 0 means one of each.
+	Connections int
 	// Interval is the pause between an answer and the next line; 0 means 100 ms.
 	Interval time.Duration
 	// GiveUp is how long a line waits for its answer before the client calls the
@@ -44,6 +44,7 @@ type Life struct {
 	// if the measurement ended first.
 	Ended time.Duration
 	How   Outcome
+	// By is who answered first.
 	By    NodeID
 	Trace Trace
 }
@@ -55,8 +56,8 @@ const StalledAfter = time.Second
 // Hold starts opening the connections; WaitOpen waits until all are open. They
 // are kept until Stop or the end of the lab.
 func (l *Lab) Hold(cfg HoldConfig) *Holders {
-	if cfg.PerSource == 0 {
-		cfg.PerSource = 1
+	if cfg.Connections == 0 {
+		cfg.Connections = len(l.Sources)
 	}
 	if cfg.Interval == 0 {
 		cfg.Interval = 100 * time.Millisecond
@@ -65,8 +66,11 @@ func (l *Lab) Hold(cfg HoldConfig) *Holders {
 		cfg.GiveUp = 10 * time.Second
 	}
 	h := &Holders{lab: l, cfg: cfg, stop: make(chan struct{}), conns: map[*os.File]*Life{}}
-	for i := range len(l.Sources) * cfg.PerSource {
-		h.wg.Go(func() { h.keep(i % len(l.Sources)) })
+	for i := range cfg.Connections {
+		h.wg.Go(func() {
+			h.pause(cfg.Interval * time.Duration(i) / time.Duration(cfg.Connections)) // spread over it
+			h.keep(i % len(l.Sources))
+		})
 	}
 	l.onClose(h.Stop)
 	return h
@@ -74,7 +78,6 @@ func (l *Lab) Hold(cfg HoldConfig) *Holders {
 
 // WaitOpen waits until all connections are open and each has been answered.
 func (h *Holders) WaitOpen(ctx context.Context) error {
-	want := len(h.lab.Sources) * h.cfg.PerSource
 	return Poll(ctx, func() error {
 		h.mu.Lock()
 		defer h.mu.Unlock()
@@ -84,8 +87,8 @@ func (h *Holders) WaitOpen(ctx context.Context) error {
 				open++
 			}
 		}
-		if open < want {
-			return fmt.Errorf("%d of %d connections are open", open, want)
+		if open < h.cfg.Connections {
+			return fmt.Errorf("%d of %d connections are open", open, h.cfg.Connections)
 		}
 		return nil
 	})
@@ -175,7 +178,9 @@ func (h *Holders) talk(conn *os.File, life *Life) error {
 		name, _, _ := bytes.Cut(answer, []byte{' '})
 		h.mu.Lock()
 		last.Delay, last.By = h.lab.Now()-last.Sent, h.lab.nodeID(name)
-		life.By = last.By
+		if life.By == 0 {
+			life.By = last.By
+		}
 		h.mu.Unlock()
 		h.pause(h.cfg.Interval)
 	}
@@ -188,6 +193,8 @@ type HoldReport struct {
 	// Reset of them were reset or closed in the step, Stalled had a line that
 	// waited StalledAfter or longer.
 	Reset, Stalled int
+	// Moved had a line of the step answered by another node than their first.
+	Moved int
 	// OthersBroken is how many of the broken were not on the affected node.
 	OthersBroken int
 }
@@ -227,6 +234,9 @@ func reportLives(lives []Life, w Window, affected NodeID, read time.Duration) Ho
 			continue
 		}
 		r.Held++
+		if slices.ContainsFunc(life.Trace.during(w), func(a Ask) bool { return a.By != 0 && a.By != life.By }) {
+			r.Moved++
+		}
 		end := read
 		if life.Ended != 0 {
 			end = life.Ended

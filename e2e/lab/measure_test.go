@@ -175,6 +175,19 @@ func TestVisitsAreServedFailedResetAndRetransmitted(t *testing.T) {
 	}
 }
 
+func TestAConnectionAnsweredByAnotherNodeHasMoved(t *testing.T) {
+	w := Window{time.Second, 2 * time.Second}
+	line := func(at time.Duration, by NodeID) Ask { return Ask{Sent: at, Delay: ms, By: by} }
+	lives := []Life{
+		{By: 1, Trace: Trace{line(900*ms, 1), line(1100*ms, 1), line(1200*ms, 0)}},
+		{By: 1, Trace: Trace{line(900*ms, 1), line(1100*ms, 2)}},
+		{By: 2, Trace: Trace{line(800*ms, 2), line(900*ms, 1), line(1100*ms, 2)}}, // before
+	}
+	if r := reportLives(lives, w, 0, 1300*ms); r != (HoldReport{Held: 3, Moved: 1}) {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestOpenConnectionsAreResetStalledOrGoOn(t *testing.T) {
 	l := newLab(t, 2, 16)
 	h := l.Hold(HoldConfig{Interval: 20 * ms})

@@ -16,9 +16,8 @@ type Options struct {
 	Nodes int
 	// Clients is how many client addresses there are; 0 means MaxSources.
 	Clients int
-	// Watch is how long each step is measured once it has settled; 0 means 3 s,
-	// enough for a client's TCP to find out about a lost connection.
-	Watch time.Duration
+	// Load is what the clients do.
+	Load Load
 	// Rest is how long the agents are measured at rest; 0 means 5 s.
 	Rest time.Duration
 	// Detect is how soon a silent node is dead; zero is the agents' default.
@@ -72,28 +71,14 @@ func Run(ctx context.Context, opts Options) (err error) {
 // scenario is a run of the steps.
 type scenario struct {
 	*Lab
-	opts     Options
-	talkers  *Talkers
-	browsers *Browsers
-	holders  *Holders
-	steps    []step
-}
-
-// step is one thing that happens, and when.
-type step struct {
-	name    string
-	node    *Node // whom it befalls, nil for nobody
-	window  Window
-	settled time.Duration // from the beginning of the window, to about 0.1 s
-	status  Status
+	opts  Options
+	crowd *Crowd
+	steps []Step
 }
 
 // Scenario runs the steps on a lab without agents: start, sharing, power-off,
 // rejoin, drain and resume, each watched by the clients, then rest.
 func (l *Lab) Scenario(ctx context.Context, opts Options) (Figures, error) {
-	if opts.Watch == 0 {
-		opts.Watch = 3 * time.Second
-	}
 	if opts.Rest == 0 {
 		opts.Rest = 5 * time.Second
 	}
@@ -114,7 +99,8 @@ func (l *Lab) Scenario(ctx context.Context, opts Options) (Figures, error) {
 	start := time.Since(begun)
 	s.say("start", "all agents started at once; settled after %s", short(start))
 
-	if err := s.startClients(ctx); err != nil {
+	var err error
+	if s.crowd, err = l.Gather(ctx, opts.Load); err != nil {
 		return Figures{}, err
 	}
 	for _, st := range []struct {
@@ -141,67 +127,25 @@ func (l *Lab) Scenario(ctx context.Context, opts Options) (Figures, error) {
 		}, l.Nodes},
 	} {
 		s.say(st.name, "%s", st.what)
-		done, err := s.step(ctx, st.name, st.node, st.do, st.serving)
+		done, err := s.crowd.Step(ctx, st.name, st.node, st.do, st.serving)
 		if err != nil {
 			return Figures{}, fmt.Errorf("%s: %w", st.name, err)
 		}
 		s.steps = append(s.steps, done)
 		s.sayResult(done)
 	}
-	s.browsers.Stop()
-	s.holders.Stop()
-	s.talkers.Stop()
+	s.crowd.Stop()
 
 	s.say("rest", "no clients; measuring the agents for %s", short(opts.Rest))
-	rest, err := l.measureRest(ctx, opts.Rest)
+	rest, err := l.MeasureRest(ctx, opts.Rest)
 	if err != nil {
 		return Figures{}, err
 	}
 	return s.figures(start, rest), nil
 }
 
-// startClients lets the clients begin, and waits until every one is served.
-func (s *scenario) startClients(ctx context.Context) (err error) {
-	if s.talkers, err = s.Talk(TalkConfig{}); err != nil {
-		return err
-	}
-	s.browsers = s.Browse(BrowseConfig{})
-	s.holders = s.Hold(HoldConfig{})
-	ctx, cancel := context.WithTimeout(ctx, settleLimit)
-	defer cancel()
-	if err := s.holders.WaitOpen(ctx); err != nil {
-		return fmt.Errorf("the clients' connections: %w", err)
-	}
-	return sleep(ctx, 500*time.Millisecond) // past the first packets, which wait for ARP
-}
-
-// step does something to a node, waits until the serving nodes have settled, and
-// watches what the clients see.
-func (s *scenario) step(ctx context.Context, name string, node *Node, do func() error, serving []*Node) (step, error) {
-	st := step{name: name, node: node, window: Window{From: s.Now()}}
-	if err := do(); err != nil {
-		return st, err
-	}
-	var err error
-	if st.status, err = s.settle(ctx, serving); err != nil {
-		return st, err
-	}
-	st.settled = s.Now() - st.window.From
-	if err := sleep(ctx, s.opts.Watch); err != nil {
-		return st, err
-	}
-	st.window.To = s.Now()
-	return st, nil
-}
-
-func (s *scenario) settle(ctx context.Context, serving []*Node) (Status, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, settleLimit, fmt.Errorf("after %s", short(settleLimit)))
-	defer cancel()
-	return s.WaitSettled(ctx, serving...)
-}
-
-// measureRest measures what each agent uses while no client talks.
-func (l *Lab) measureRest(ctx context.Context, d time.Duration) ([]Rest, error) {
+// MeasureRest measures what each agent uses while no client talks.
+func (l *Lab) MeasureRest(ctx context.Context, d time.Duration) ([]Rest, error) {
 	before := make([]Usage, len(l.Nodes))
 	var err error
 	for i, n := range l.Nodes {
@@ -230,17 +174,17 @@ func (s *scenario) say(name, format string, args ...any) {
 }
 
 // sayResult prints what the clients saw of a step that is over.
-func (s *scenario) sayResult(st step) {
-	r := s.talkers.Report(st.window, st.node)
-	if st.node == nil {
+func (s *scenario) sayResult(st Step) {
+	r := s.crowd.talkers.Report(st.Window, st.Node)
+	if st.Node == nil {
 		for _, n := range s.Nodes {
-			own, _ := st.status.Find(n.Name)
+			own, _ := st.Status.Find(n.Name)
 			s.say("", "%s serves %d buckets, %d clients", n.Name, serves(own), r.Sources[n.ID()])
 		}
 		s.say("", "longest silence %s; %d datagrams answered twice", short(r.Others.Longest.Max), r.Twice)
 		return
 	}
-	s.say("", "settled after %s; %d datagrams answered twice", short(st.settled), r.Twice)
+	s.say("", "settled after %s; %d datagrams answered twice", short(st.Settled), r.Twice)
 	silence := func(who string, si Silences) {
 		s.say("", "%-16s silent for %s, at most %s; %d noticed",
 			fmt.Sprintf(who, si.Sources), short(si.Longest.Median), short(si.Longest.Max), si.Noticed)

@@ -152,7 +152,7 @@ func TestReportLives(t *testing.T) {
 		{Opened: ms, By: 1, Trace: long},                                                      // fine
 		{Opened: ms, By: 1, Trace: long, Ended: 12 * time.Second},                             // fine, ended by the measurement
 		{Opened: ms, By: 1, Trace: long[:300], Ended: 3 * time.Second, How: Reset},            // reset
-		{Opened: ms, By: 2, Trace: long[:300], Ended: 3 * time.Second, How: Reset},            // reset, on another node
+		{Opened: ms, By: 2, Trace: steady(300, 2), Ended: 3 * time.Second, How: Reset},        // reset, on another node
 		{Opened: ms, By: 1, Trace: long[:50], Ended: 500 * ms, How: Reset},                    // reset before the step
 		{Opened: 2 * time.Second, By: 1, Trace: nil, Ended: 3 * time.Second, How: Reset},      // opened in the step
 		{Opened: ms, By: 2, Trace: stalls},                                                    // stalled, then went on
