@@ -27,6 +27,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		fmt.Print(figureTable())
 		os.RemoveAll(programs)
 		os.Exit(code)
 	}))

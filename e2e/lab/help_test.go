@@ -96,7 +96,13 @@ table netdev hand {
  }
 }
 `, clusterMAC, VIP, verdict)
-	must(t, n.NS.Do(func() error {
+	nft(t, n.NS, script)
+}
+
+// nft loads a script in the namespace, in one transaction.
+func nft(t *testing.T, ns *Namespace, script string) {
+	t.Helper()
+	must(t, ns.Do(func() error {
 		cmd := exec.Command("nft", "-f", "-")
 		cmd.Stdin = strings.NewReader(script)
 		if out, err := cmd.CombinedOutput(); err != nil {
