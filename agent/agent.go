@@ -96,6 +96,9 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	if l.beacons, err = newBeacons(cfg, l, l.kernel); err != nil {
 		return err
 	}
+	if err := link.TuneProcess(); err != nil {
+		opts.Log.Warn("on a busy machine this agent may be late", "error", err)
+	}
 	line, err := wire.OpenBeacons(l.beacons.beaconConfig())
 	if err != nil {
 		return err
@@ -111,7 +114,8 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	cluster, err := gossip.New(gossip.Config{
 		Name: cfg.Name, Cluster: cfg.Cluster, Bind: netip.AddrPortFrom(cfg.Address, cfg.Port),
 		Keys: cfg.Keys, Insecure: cfg.Insecure, Seeds: cfg.Join, KnownPeers: remembered.Peers,
-		Detection: cfg.Spec.Detect.Time(), Meta: cfg.meta(l.nonce).encode(), Log: opts.Log,
+		// Beacons find deaths; members need not be known that soon.
+		Detection: max(cfg.Spec.Detect.Time(), gossip.DefaultDetection), Meta: cfg.meta(l.nonce).encode(), Log: opts.Log,
 	}, l)
 	if err != nil {
 		return err
