@@ -22,9 +22,10 @@ SHOW := 2>&1 | .ci/closing
 
 # The packages whose tests need root and a kernel; all others are quick.
 KERNEL := ./nft/... ./node/link/... ./gossip/... ./e2e/lab/...
-# Seeds of the simulator for each kind of trouble; the race detector makes it slow.
-SEEDS ?= 2000
-RACESEEDS ?= 100
+# Seeds of the simulator for each of six kinds of trouble (a seventh gets a tenth), so
+# that 20,000 are run; the race detector makes it slow.
+SEEDS ?= 3300
+RACESEEDS ?= 50
 
 # Commands that the tests call, and the Debian packages that have them.
 TOOLS := nft:nftables ip:iproute2 ping:iputils-ping socat:socat gcc:gcc gcc:libc6-dev

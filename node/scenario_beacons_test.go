@@ -283,7 +283,7 @@ func TestRestartThatNeverComes(t *testing.T) {
 		if w.nodes[1].core.kernelAdopt.Empty() {
 			t.Error("n1 adopts nothing while n0 restarts")
 		}
-		w.run(DefaultTiming(simDetect.D).Restart)
+		w.run(w.periods().Restart)
 		if n := w.nodes[1].core.kernelAdopt.Count(); n > 0 {
 			t.Errorf("n1 still adopts %d buckets", n)
 		}

@@ -6,15 +6,18 @@ import (
 
 // The simulator's beacons and leases: what agent/beacons.go and the kernel do.
 
-// simDetect has the detection time of the other periods, 200 ms.
+// simDetect is the detection of scenarios: D is 200 ms.
 var simDetect = NewDetect(25*ms, 8)
+
+// rareBeacons is the detection of random runs, half of whose time goes to beacons.
+var rareBeacons = NewDetect(50*ms, 8)
 
 const simTick = 4 * ms
 
 // beat is the sending thread: a beacon each interval, up to a millisecond late.
 func (w *world) beat(n *simNode) {
 	core := n.core
-	w.at(simDetect.Interval+w.randomly(ms), func() {
+	w.at(w.timing.Interval+w.randomly(ms), func() {
 		if n.core == core {
 			w.beat(n)
 		}
@@ -72,7 +75,7 @@ func (w *world) beacon(n *simNode) {
 	var b Beacon
 	marked, ok := n.herald.Beacon(w.now, &b)
 	if marked && n.lease > w.now {
-		w.setLease(n, w.now+w.kernelTime(simDetect.L))
+		w.setLease(n, w.now+w.kernelTime(w.timing.L))
 	}
 	w.tend(n)
 	if !ok {
@@ -132,7 +135,7 @@ func (w *world) tend(n *simNode) {
 			}
 		})
 	}
-	if at := n.herald.Deadline(w.now); at < w.now+simDetect.Interval/2 && !n.tending {
+	if at := n.herald.Deadline(w.now); at < w.now+w.timing.Interval/2 && !n.tending {
 		n.tending = true
 		w.at(at-w.now, func() {
 			n.tending = false
@@ -169,7 +172,7 @@ func (w *world) arm(n *simNode, core *Core) {
 		if n.core != core || w.now > by {
 			return
 		}
-		w.setLease(n, w.now+w.kernelTime(simDetect.ArmFor()))
+		w.setLease(n, w.now+w.kernelTime(w.timing.ArmFor()))
 		w.whenAwake(n, func() {
 			n.herald.Armed(w.now, began)
 			w.kick(n)

@@ -9,7 +9,7 @@ import (
 
 // simDrainTimeout is longer than any simulated flow, so that only a test that
 // wants it sees flows cut.
-const simDrainTimeout = 12 * time.Second
+const simDrainTimeout = 7 * time.Second
 
 // simFlow is a client's connection to the node that accepted it.
 type simFlow struct {
@@ -28,7 +28,7 @@ func (w *world) clients(every, during Time) {
 		if w.owners[slot] == 1 {
 			for _, n := range w.nodes {
 				if n.kernel.Has(slot) {
-					f := &simFlow{slot: slot, home: n, ends: w.now + w.randomly(8*time.Second)}
+					f := &simFlow{slot: slot, home: n, ends: w.now + w.randomly(5*time.Second)}
 					w.flows[slot] = append(w.flows[slot], f)
 					w.at(f.ends-w.now, func() { w.endFlows(slot, func(o *simFlow) bool { return o == f }) })
 				}

@@ -60,6 +60,7 @@ func forSeeds(t *testing.T, share uint64, scenario func(seed uint64, tracing boo
 // sometimes several, with or without health checks and silence without fit nodes.
 func someWorld(seed uint64, tracing bool, nodes int) *world {
 	w := newWorld(seed, tracing, nodes, calmNet())
+	w.timing = rareBeacons
 	if seed%3 == 0 {
 		w.services, w.buckets = 2+int(seed/3%2), 32
 	}
@@ -126,7 +127,7 @@ func (w *world) quiet() {
 	for _, n := range w.nodes {
 		w.start(n)
 	}
-	w.run(35 * time.Second)
+	w.run(16 * time.Second)
 	w.settle()
 }
 

@@ -32,6 +32,7 @@ type world struct {
 	faults              []string // broken invariants
 
 	tracing           bool
+	timing            Detect
 	beacons           bool // else gossip alone says who is alive
 	coding            bool // messages go through the codec
 	buckets, services int
@@ -133,7 +134,7 @@ func (q *eventQueue) pop() simEvent {
 func newWorld(seed uint64, tracing bool, nodes int, net simNet) *world {
 	w := &world{
 		tracing: tracing,
-		rng:     rand.New(rand.NewPCG(seed, 0)), now: ms, cut: map[[2]int]bool{}, wireCut: map[[2]int]bool{}, unicastCut: map[[2]int]bool{}, gossipCut: map[[2]int]bool{}, net: net, beacons: true,
+		rng:     rand.New(rand.NewPCG(seed, 0)), now: ms, cut: map[[2]int]bool{}, wireCut: map[[2]int]bool{}, unicastCut: map[[2]int]bool{}, gossipCut: map[[2]int]bool{}, net: net, beacons: true, timing: simDetect,
 		buckets: 64, services: 1, coding: seed%8 == 0,
 	}
 	for i := range nodes {
@@ -324,15 +325,15 @@ func (w *world) start(n *simNode) {
 		Incarnation: Incarnation{n.name, n.boot}, Weight: 100, Buckets: w.buckets,
 		Services: services, DropUnhealthy: w.dropUnhealthy, DrainTimeout: simDrainTimeout,
 		SpecRevision: n.revision, SpecDigest: uint64(n.revision),
-		Timing: DefaultTiming(simDetect.D), Silence: w.silence(),
+		Timing: w.periods(), Silence: w.silence(),
 	})
-	n.herald = NewHerald(n.core.cfg.Incarnation, simDetect, simTick)
+	n.herald = NewHerald(n.core.cfg.Incarnation, w.timing, simTick)
 	n.lease, n.leased, n.blocked = 0, !w.beacons, false
 	core := n.core
 	n.sees, n.left = map[int]uint64{}, false
 	w.log("%s starts", n.name)
 	if w.beacons {
-		w.at(w.randomly(simDetect.Interval), func() {
+		w.at(w.randomly(w.timing.Interval), func() {
 			if n.core == core {
 				w.beat(n)
 			}
@@ -357,9 +358,16 @@ func (w *world) start(n *simNode) {
 	}
 }
 
+// periods are those of the product, but that nobody waits for a restart for so long.
+func (w *world) periods() Timing {
+	t := DefaultTiming(w.timing.D)
+	t.Restart = 6 * time.Second
+	return t
+}
+
 func (w *world) silence() Time {
 	if w.beacons {
-		return simDetect.D
+		return w.timing.D
 	}
 	return 0
 }
