@@ -80,6 +80,7 @@ func (w *world) flowsOf(n *simNode) hashring.Set {
 			set.Add(slot)
 		}
 	}
+	w.talksOf(n, set)
 	return set
 }
 
