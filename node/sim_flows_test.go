@@ -92,4 +92,5 @@ func (w *world) cutFlows(n *simNode, slots hashring.Set) {
 			w.endFlows(slot, func(f *simFlow) bool { return f.home == n })
 		}
 	}
+	w.cutTalks(n, slots)
 }

@@ -259,6 +259,17 @@ func (w *world) talksOf(n *simNode, set hashring.Set) {
 	}
 }
 
+// cutTalks: a node has given up its flows of the slots, or all.
+func (w *world) cutTalks(n *simNode, slots hashring.Set) {
+	for slot, talkers := range w.talkers {
+		for _, t := range talkers {
+			if t.home == n && (slots.Empty() || slots.Has(slot)) {
+				t.home = nil
+			}
+		}
+	}
+}
+
 // settleLists checks after quiet that nothing is left of any list.
 func (w *world) settleLists(n *simNode) {
 	l := &n.core.lists
@@ -294,7 +305,7 @@ const oneListing = calmList + 2*calmCommit + 4*calmDelay
 // TestPlannedChangesOfTalkativeFlows: under planned changes no datagram is answered
 // twice, and no flow leaves a living node.
 func TestPlannedChangesOfTalkativeFlows(t *testing.T) {
-	forSeeds(t, 1, func(seed uint64, tracing bool) *world {
+	forSeeds(t, 2, func(seed uint64, tracing bool) *world {
 		w := whole(seed, tracing, 2+int(seed%4))
 		w.strictHome = !w.dropUnhealthy
 		w.talk(25*ms, 20*time.Second)
@@ -302,43 +313,29 @@ func TestPlannedChangesOfTalkativeFlows(t *testing.T) {
 	})
 }
 
-// crashesOfTalkativeFlows are crashes and quick restarts among planned changes.
-func crashesOfTalkativeFlows(seed uint64, tracing bool, net simNet) *world {
-	w := whole(seed, tracing, 3+int(seed%4))
-	w.net, w.strict = net, true
-	w.talk(30*ms, 15*time.Second)
-	for range 15 {
-		n := w.some()
-		switch w.rng.IntN(6) {
-		case 0, 1:
-			w.stop(n, false)
-		case 2:
-			w.start(n)
-		case 3:
-			w.stop(n, false)
-			w.run(w.randomly(500 * ms))
-			w.start(n)
-		default:
-			w.planned()
+// TestMishapsAmongTalkativeFlows: no stall or death of a keeper, an adopter, or of
+// both, and nothing that is lost, has a datagram answered twice.
+func TestMishapsAmongTalkativeFlows(t *testing.T) {
+	forSeeds(t, 2, func(seed uint64, tracing bool) *world {
+		w := whole(seed, tracing, 2+int(seed%4))
+		if w.strict = true; seed%3 == 0 {
+			w.net = roughNet()
 		}
-		w.someTime(1500 * ms)
-	}
-	w.quiet()
-	return w
-}
-
-// TestCrashesAmongTalkativeFlows: no death of a keeper, of an adopter, or of both,
-// has a datagram answered twice.
-func TestCrashesAmongTalkativeFlows(t *testing.T) {
-	forSeeds(t, 1, func(seed uint64, tracing bool) *world {
-		return crashesOfTalkativeFlows(seed, tracing, calmNet())
+		w.talk(30*ms, 15*time.Second)
+		for range 12 {
+			w.mishap()
+			w.someTime(1500 * ms)
+		}
+		w.beaconLoss = 0
+		w.quiet()
+		return w
 	})
 }
 
 // TestPlannedChangesOfTalkativeFlowsOverABadNetwork: nor twice when lists and grants
 // are lost, late, repeated and overtaken, or cannot be made.
 func TestPlannedChangesOfTalkativeFlowsOverABadNetwork(t *testing.T) {
-	forSeeds(t, 1, func(seed uint64, tracing bool) *world {
+	forSeeds(t, 2, func(seed uint64, tracing bool) *world {
 		w := whole(seed, tracing, 2+int(seed%4))
 		if seed%2 == 0 {
 			w.badLists = 0.1
