@@ -24,6 +24,9 @@ type talks struct {
 	lastTalk uint32
 	// strictHome makes it a fault that a flow moves away from a living node.
 	strictHome bool
+	// silenceLimit makes it a fault, if it is not 0, that nobody answers a flow for
+	// longer though its bucket has an owner.
+	silenceLimit Time
 	badLists   float64 // how often flows cannot be listed
 	homesLost  int
 	listed     int // flows that commits have listed
@@ -42,6 +45,8 @@ type simTalk struct {
 	slot Slot
 	home *simNode
 	life uint64 // of the home
+	// answered last, or when there was nobody who could
+	answered Time
 	ends Time
 }
 
@@ -84,7 +89,15 @@ func (w *world) datagram(t *simTalk) {
 		w.endTalk(t)
 		return
 	}
-	for _, n := range w.takers(t) {
+	takers := w.takers(t)
+	if len(takers) > 0 || t.answered == 0 || w.owners[t.slot] != 1 {
+		t.answered = w.now
+	}
+	if w.silenceLimit > 0 && w.now > t.answered+w.silenceLimit {
+		w.fault("nobody answers a flow of slot %d for %v", t.slot, w.now-t.answered)
+		t.answered = w.now
+	}
+	for _, n := range takers {
 		w.tables[n.index].known[t.flow] = w.now + simForgets
 		if t.home != n && t.home != nil {
 			w.moved(t, n)
@@ -307,7 +320,7 @@ const oneListing = calmList + 2*calmCommit + 4*calmDelay
 func TestPlannedChangesOfTalkativeFlows(t *testing.T) {
 	forSeeds(t, 2, func(seed uint64, tracing bool) *world {
 		w := whole(seed, tracing, 2+int(seed%4))
-		w.strictHome = !w.dropUnhealthy
+		w.strictHome, w.silenceLimit = !w.dropUnhealthy, time.Second
 		w.talk(25*ms, 20*time.Second)
 		return plannedChanges(w, calmNet(), oneHandoff+oneListing)
 	})
