@@ -127,6 +127,9 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 		attach: attaching(wire, probed), mac: mac, layout: layout, live: nft.NewWatch(spec).Live, look: lookPeriod, started: time.Now(),
 	}
 	l.kernel.cut = cutFlows(cfg, layout)
+	a.pick = func(protocols []uint8, slots hashring.Set, most int) (map[int][]nft.Flow, int, error) {
+		return nft.ListFlows(spec, protocols, slots, most)
+	}
 	a.flows = func() iter.Seq2[nft.Flow, error] { return nft.Flows(cfg.Spec.VIPs) }
 	return a.run(ctx)
 }
@@ -147,7 +150,7 @@ func attaching(wire interface {
 	}
 }
 
-var lingers = map[Linger]nft.Linger{LingerTCP: nft.LingerTCP, LingerNone: nft.LingerNone}
+var lingers = map[Linger]nft.Linger{LingerTCP: nft.LingerTCP, LingerAll: nft.LingerAll, LingerNone: nft.LingerNone}
 
 // filterSpec is what the packet filter is made from.
 func filterSpec(cfg Config, layout hashring.Layout, mac net.HardwareAddr) nft.Spec {
@@ -193,7 +196,7 @@ func newLoop(cfg Config, log *slog.Logger, remembered memory) *loop {
 	}
 	for _, s := range cfg.Spec.Services {
 		core.Services = append(core.Services, node.Service{
-			Name: s.Name, Checked: len(s.Health) > 0, Linger: s.Linger != LingerNone,
+			Name: s.Name, Checked: len(s.Health) > 0, Linger: s.Linger != LingerNone, LingerAll: s.Linger == LingerAll,
 		})
 	}
 	return &loop{

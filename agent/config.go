@@ -120,7 +120,8 @@ const ModeShared Mode = "shared"
 type Linger string
 
 const (
-	LingerTCP  Linger = "tcp"  // established TCP connections
+	LingerTCP  Linger = "tcp"  // established TCP connections, and SCTP associations
+	LingerAll  Linger = "all"  // those, and flows of UDP and all other protocols but ICMP
 	LingerNone Linger = "none" // none: everything moves at once
 )
 

@@ -111,7 +111,7 @@ func genSpec() *rapid.Generator[Spec] {
 		}
 		for _, name := range []string{OtherService, "web", "dns"}[:rapid.IntRange(1, 3).Draw(t, "services")] {
 			s.Services = append(s.Services, Service{Name: name, Affinity: AffinityClient, Mode: ModeShared,
-				Linger: rapid.SampledFrom([]Linger{LingerTCP, LingerNone}).Draw(t, "linger")})
+				Linger: rapid.SampledFrom([]Linger{LingerTCP, LingerAll, LingerNone}).Draw(t, "linger")})
 		}
 		return s
 	})

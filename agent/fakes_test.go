@@ -25,6 +25,7 @@ type fakeFilter struct {
 	fail     map[string]error
 	restores bool          // the next EnsureGuard finds no guard
 	hold     chan struct{} // not nil: a commit waits until it is closed
+	listed   []nft.Flow    // by all transactions
 	counters nft.Counters
 	lease    time.Time // until when it is held
 	peers    []netip.Addr
@@ -68,6 +69,7 @@ func (f *fakeFilter) Apply(t nft.Transaction) (armed bool, err error) {
 	for _, c := range t.Changes {
 		f.states[c.Bucket] = c.State
 	}
+	f.listed = append(f.listed, t.List...)
 	if armed = time.Now().Before(t.ArmBy); armed {
 		f.lease = time.Now().Add(testDetect.timing().ArmFor())
 	}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"iter"
+	"slices"
 
 	"github.com/peervip/peervip/hashring"
 	"github.com/peervip/peervip/nft"
@@ -15,7 +16,7 @@ type flowLister func() iter.Seq2[nft.Flow, error]
 // countFlows counts by service: of TCP the connections that are open. All traffic
 // belongs to the one service there is.
 func (a *agent) countFlows() ([]int, error) {
-	counts := make([]int, len(a.cfg.Spec.Services))
+	counts, listable := make([]int, len(a.cfg.Spec.Services)), []uint8{protocolUDP}
 	for f, err := range a.flows() {
 		if err != nil {
 			return make([]int, len(counts)), err
@@ -23,7 +24,11 @@ func (a *agent) countFlows() ([]int, error) {
 		if f.Protocol != protocolTCP || f.Established {
 			counts[len(counts)-1]++
 		}
+		if nft.Listable(f.Protocol) && !slices.Contains(listable, f.Protocol) {
+			listable = append(listable, f.Protocol)
+		}
 	}
+	a.listable.Store(&listable)
 	return counts, nil
 }
 

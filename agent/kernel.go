@@ -209,7 +209,7 @@ func (k *kernel) commit(c node.Commit) error {
 		}
 	}
 	_ = k.dropFirst() // it has waited; what else is wrong shows in the commit
-	_, err := k.filter.Apply(nft.Transaction{Changes: changes})
+	_, err := k.filter.Apply(nft.Transaction{Changes: changes, List: filterFlows(c.List), Unlist: filterFlows(c.Unlist)})
 	k.report.committed(node.Committed{ID: c.ID, Err: err})
 	return err
 }

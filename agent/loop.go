@@ -30,8 +30,9 @@ type loop struct {
 	queue   *queue
 	send    func(to string, payload []byte)
 	known   func() []gossip.Peer
-	attach  func()             // brings the VIP up, in a goroutine of its own
-	find    func(hashring.Set) // looks for flows, in a goroutine of its own
+	attach  func()               // brings the VIP up, in a goroutine of its own
+	find    func(hashring.Set)   // looks for flows, in a goroutine of its own
+	list    func(node.ListFlows) // lists flows, in a goroutine of its own
 	kernel  *kernel
 	beacons *beacons
 	saver   *saver
@@ -146,6 +147,8 @@ func (l *loop) step(ev node.Event) {
 			l.attach()
 		case node.FindFlows:
 			l.find(e.Slots)
+		case node.ListFlows:
+			l.list(e)
 		case node.Save:
 			l.memory.Drained, l.memory.Forced, l.memory.Obeyed = e.Drained, e.Forced, e.Obeyed
 			l.saver.save(l.memory)

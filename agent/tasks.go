@@ -58,6 +58,8 @@ type agent struct {
 	mac      link.ClusterMAC
 	flows    flowLister
 	live     func(hashring.Set) (hashring.Set, error) // which of the slots have flows that linger
+	pick     flowPicker
+	listable atomic.Pointer[[]uint8] // protocols of the flows that were counted last, UDP and others that are listed
 	layout   hashring.Layout
 	look     time.Duration // see lookPeriod
 	started  time.Time
@@ -81,6 +83,12 @@ func (a *agent) run(ctx context.Context) error {
 			live, err := a.live(slots)
 			l.post(node.FlowsFound{Live: live, Err: err})
 			return nil // the core has the error, and tries again
+		})
+	}
+	l.list = func(e node.ListFlows) {
+		group.Go(func() error {
+			l.post(a.listFlows(e))
+			return nil // the core has the error, and goes on without
 		})
 	}
 	group.Go(func() error { return a.runLoop(ctx) })

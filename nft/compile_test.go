@@ -78,6 +78,11 @@ func TestLibraryAppliesWhatStringPrints(t *testing.T) {
 				elements += ", 5 : goto " + stateChain(service, node.Linger)
 				run(t, byText, "nft add element inet peervip "+movingSet(service)+" { 4, 5 }")
 			}
+			if s.lists() {
+				commit(t, f, Change{Bucket: 6, State: node.Yield})
+				elements += ", 6 : goto " + stateChain(service, node.Yield)
+				run(t, byText, "nft add element inet peervip "+movingSet(service)+" { 6 }")
+			}
 			run(t, byText, "nft add element netdev peervip"+elements+" }")
 			run(t, byText, "nft add element inet peervip"+elements+" }")
 			if s.BeaconPort != 0 {

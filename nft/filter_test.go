@@ -101,7 +101,8 @@ func TestCommitRefusesWhatThereIsNot(t *testing.T) {
 		"service other has no bucket 64":     {Bucket: 64, State: node.Own},
 		"service other has no bucket -1":     {Bucket: -1, State: node.Own},
 		"there is no service 1":              {Service: 1, State: node.Own},
-		"bucket 0: there is no State(4)":     {State: 4},
+		"bucket 0: there is no State(5)":     {State: 5},
+		"cannot be in yield":                 {State: node.Yield},
 		"committing 2 bucket changes: there": {Service: -1},
 	} {
 		err := f.Commit([]Change{{Bucket: 2, State: node.Own}, change})

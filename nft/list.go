@@ -45,7 +45,7 @@ func (f *Filter) editLists(moves []move, t Transaction, after states) (listEdit,
 	for _, flow := range t.List {
 		of := f.rules.spec.slotOf(flow)
 		l, ok := f.rules.spec.listing(flow)
-		if !ok || after[of.service][of.bucket] != node.Adopt && after[of.service][of.bucket] != node.Linger {
+		if state := after[of.service][of.bucket]; !ok || state == node.Own || state == node.None {
 			continue
 		}
 		_, leaving := edit.gone[l]

@@ -2,7 +2,9 @@ package nft
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,8 +25,7 @@ func apply(t testing.TB, f *Filter, tr Transaction) {
 }
 
 // Under `linger: all` datagrams of old flows stay with the old owner, those of new
-// flows go to the new one, and no moment has two owners: whether the server
-// answers or not, and whether or not the old owner has its own list yet.
+// flows go to the new one, and no moment has two owners.
 func TestListedDatagramsStayWithTheOldOwner(t *testing.T) {
 	s := testSpec()
 	s.Services[0].Linger = LingerAll
@@ -39,10 +40,7 @@ func TestListedDatagramsStayWithTheOldOwner(t *testing.T) {
 	}
 	talkative.answeredBy(t)
 
-	commit(t, old, allBuckets(s, node.Linger)...)
-	known := flows(t, w.nodes[0], vip)
-	apply(t, heir, Transaction{Changes: allBuckets(s, node.Adopt), List: known})
-	stay := func() {
+	stay := func(fresh string, pings int) {
 		t.Helper()
 		if got := talkative.answeredBy(t); got != "0" {
 			t.Errorf("a talkative flow is answered by %q", got)
@@ -50,28 +48,64 @@ func TestListedDatagramsStayWithTheOldOwner(t *testing.T) {
 		if got := asked(t, quiet); got != "0" {
 			t.Errorf("a quiet flow is answered by %q", got)
 		}
-		if got := w.answers(from, 100, soon); got != "1" {
-			t.Errorf("a new flow is answered by %q", got)
+		if got := w.answers(from, 100, soon); got != fresh {
+			t.Errorf("a new flow is answered by %q, want %q", got, fresh)
 		}
-		if got := w.answers(from, 4000, soon); got != "1" {
-			t.Errorf("a new flow in fragments is answered by %q", got)
+		if got := w.answers(from, 4000, soon); got != fresh {
+			t.Errorf("a new flow in fragments is answered by %q, want %q", got, fresh)
 		}
-		if got := w.pings(from, soon); got != 1 {
-			t.Errorf("%d pings answered", got)
+		if got := w.pings(from, soon); got != pings {
+			t.Errorf("%d pings answered, want %d", got, pings)
 		}
 	}
-	stay()
-	apply(t, old, Transaction{List: known})
-	stay()
+	commit(t, old, allBuckets(s, node.Yield)...)
+	stay("", 0)
+	known := flows(t, w.nodes[0], vip)
+	apply(t, old, Transaction{Changes: allBuckets(s, node.Linger), List: known})
+	stay("", 0)
+	apply(t, heir, Transaction{Changes: allBuckets(s, node.Adopt), List: known})
+	stay("1", 1)
 	forget(t, w.nodes[0]) // whatever conntrack forgets: its list is what the new owner has
-	stay()
+	stay("1", 1)
 
 	// A flow that is taken from both lists moves.
 	apply(t, old, Transaction{Unlist: known})
-	forget(t, w.nodes[0])
 	apply(t, heir, Transaction{Unlist: known})
 	if got := asked(t, quiet); got != "1" {
 		t.Errorf("a flow that is no longer listed is answered by %q", got)
+	}
+	if n := talkative.twice(); n != 0 {
+		t.Errorf("%d of %d datagrams were answered twice", n, talkative.sent)
+	}
+}
+
+// Without a list datagrams move at once, however well the old owner's conntrack
+// knows them, and even if its server goes on to send (pitfall 29).
+func TestWithoutAListNothingIsAnsweredTwice(t *testing.T) {
+	s := testSpec()
+	s.Services[0].Linger = LingerAll
+	w := newTalkingWire(t, 2)
+	old, heir := installed(t, w.nodes[0], s), installed(t, w.nodes[1], s)
+	commit(t, old, allBuckets(s, node.Own)...)
+	from := clientAddr(0)
+	talkative := w.sendsDatagrams(from, 2*time.Millisecond)
+	quiet := must(w.talk("udp4", from))
+	if got := asked(t, quiet); got != "0" {
+		t.Fatalf("answers %q", got)
+	}
+	talkative.answeredBy(t)
+
+	commit(t, old, allBuckets(s, node.Linger)...)
+	commit(t, heir, allBuckets(s, node.Adopt)...)
+	for _, known := range []bool{true, false} {
+		if !known {
+			forget(t, w.nodes[0])
+		}
+		header := slices.Concat(netUint16(talkPort), netUint16(uint16(quiet.LocalAddr().(*net.UDPAddr).Port)), netUint16(8), netUint16(0))
+		rawFromVIP(t, w.nodes[0], unix.IPPROTO_UDP, from, header)
+		if got := asked(t, quiet); got != "1" {
+			t.Errorf("known %t: a quiet flow is answered by %q", known, got)
+		}
 	}
 	if n := talkative.twice(); n != 0 {
 		t.Errorf("%d of %d datagrams were answered twice", n, talkative.sent)
@@ -106,8 +140,12 @@ func TestUnansweredFlowsStayWithTheOldOwner(t *testing.T) {
 		if test.before {
 			w.meets(old, node.Own, packetTo{protocol: test.protocol}, test.content...)
 		}
-		commit(t, old, allBuckets(s, node.Linger)...)
+		commit(t, old, allBuckets(s, node.Yield)...)
+		if got := w.meets(old, node.Yield, packetTo{protocol: test.protocol}, test.content...); got != test.ofOld {
+			t.Errorf("%s: while the list is made the old owner has it %s, want %s", test.protocol, got, test.ofOld)
+		}
 		known := flows(t, w.nodes[0], vip)
+		apply(t, old, Transaction{Changes: allBuckets(s, node.Linger), List: known})
 		apply(t, heir, Transaction{Changes: allBuckets(s, node.Adopt), List: known})
 		for _, pieces := range []bool{false, true} {
 			p := packetTo{protocol: test.protocol, pieces: pieces}
@@ -206,6 +244,8 @@ func TestListsFollowTheirBuckets(t *testing.T) {
 	apply(t, f, Transaction{Changes: []Change{{Bucket: 3, State: node.Adopt}}, List: all[10:], Unlist: all[:5]})
 	listed(c)
 	apply(t, f, Transaction{Unlist: all[10:], List: all[10:]})
+	listed(c)
+	apply(t, f, Transaction{Changes: []Change{{Bucket: 3, State: node.Yield}}, List: all[10:]})
 	listed(c)
 	commit(t, f, Change{Bucket: 3, State: node.Own})
 	listed()

@@ -57,10 +57,13 @@ type Service struct {
 // and a chain and a counter of its own. Where nothing lingers, that state takes
 // nothing.
 func (s Service) states() []node.State {
-	if s.Linger == LingerNone {
+	switch s.Linger {
+	case LingerNone:
 		return []node.State{node.Own, node.Adopt}
+	case LingerTCP:
+		return []node.State{node.Own, node.Adopt, node.Linger}
 	}
-	return []node.State{node.Own, node.Adopt, node.Linger}
+	return []node.State{node.Own, node.Adopt, node.Linger, node.Yield}
 }
 
 func (s Service) identifier() string { return strings.ReplaceAll(s.Name, "-", "_") }
@@ -74,7 +77,7 @@ const (
 	// LingerTCP: open TCP connections and SCTP associations.
 	LingerTCP
 	// LingerAll: those, and flows of all other protocols but ICMP, which has
-	// nothing to lose. The new owner must be told which (Transaction.List).
+	// nothing to lose, as far as both owners list them (Transaction.List).
 	LingerAll
 )
 

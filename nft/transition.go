@@ -18,7 +18,13 @@ import (
 //	TCP, SCTP that conntrack knows    accept  accept                       accept
 //	other TCP, other SCTP             accept  drop                         drop
 //	anything else                     accept  accept                       drop
-//	  with LingerAll, except ICMP     accept  drop if listed, else accept  accept if listed, or known to conntrack
+//	  with LingerAll, except ICMP     accept  drop if listed, else accept  accept if listed, else drop
+//
+// The last row needs a list that both have. Conntrack's word would not do in its
+// place: the server's next datagram makes known again whatever is not listed.
+// While the list is made nobody else has the bucket, and its old owner has it in
+// Yield: as Linger, but of the last row it takes what conntrack knows, and leaves
+// alone what is on the lists of still older owners.
 //
 // What does not depend on conntrack is decided where the bucket is looked up.
 // The rest is tagged there with its service and state, and decided by the tag in
@@ -55,11 +61,7 @@ func knownChain(s Service, state node.State) string     { return "known_" + stat
 func movingSet(s Service) string                        { return "moving_" + s.identifier() }
 
 func tagOf(service int, state node.State) tag {
-	t := firstTag + 2*tag(service)
-	if state == node.Linger {
-		t++
-	}
-	return t
+	return firstTag + tag(3*service) + map[node.State]tag{node.Adopt: 0, node.Linger: 1, node.Yield: 2}[state]
 }
 
 // stateRules decide about packets of the service's buckets in the state.
@@ -72,14 +74,22 @@ func stateRules(s Spec, service int, state node.State) []rule {
 	refuse := rule{count(refusedCounter(of, state)), drop()}
 	ask := rule{setTag(tagOf(service, state)), setPktType("host"), accept()}
 	rules := []rule{tcpOpens(isNot).then(ask), sctpOpens(isNot).then(ask)}
-	switch {
-	case state == node.Adopt && of.Linger == LingerAll:
-		return append(rules, flowIn(listedSet).then(refuse), portlessFlowIn(listedPortless).then(refuse), take)
-	case state == node.Adopt:
+	listed := func(then rule) {
+		rules = append(rules, flowIn(listedSet).then(then), portlessFlowIn(listedPortless).then(then))
+	}
+	switch state {
+	case node.Adopt:
+		if of.Linger == LingerAll {
+			listed(refuse)
+		}
 		return append(rules, take)
-	case of.Linger == LingerAll:
-		return append(rules, protocolIn(movingAtOnceIn).then(refuse),
-			flowIn(listedSet).then(take), portlessFlowIn(listedPortless).then(take), ask)
+	case node.Yield:
+		rules = append(rules, protocolIn(movingAtOnceIn).then(refuse))
+		listed(refuse)
+		return append(rules, ask)
+	}
+	if of.Linger == LingerAll {
+		listed(take)
 	}
 	return append(rules, refuse)
 }
@@ -105,7 +115,10 @@ func withTransitions(t table, s Spec) table {
 			continue
 		}
 		m := bucketMap{name: movingSet(service), service: i, buckets: s.Layout.Buckets, set: true, chains: map[node.State]string{}}
-		for _, state := range []node.State{node.Adopt, node.Linger} {
+		for _, state := range service.states() {
+			if state == node.Own {
+				continue
+			}
 			m.chains[state] = "resets"
 			known := chain{knownChain(service, state), nil, knownRules(service, state)}
 			t.chains = append(t.chains, known)
@@ -132,8 +145,8 @@ func withTransitions(t table, s Spec) table {
 func knownRules(s Service, state node.State) []rule {
 	take := rule{setTag(0), count(stateChain(s, state)), accept()}
 	refuse := rule{count(refusedCounter(s, state)), drop()}
-	if state == node.Linger && s.Linger == LingerAll {
-		// A flow whose packets nobody answers is known too, and is listed.
+	if state == node.Yield {
+		// A flow whose packets nobody answers is known too, and will be listed.
 		return []rule{ctEstablished().then(take), protocolIn(movingAtOnceIn).then(refuse), ctConfirmed().then(take), refuse}
 	}
 	return []rule{ctEstablished().then(take), refuse}

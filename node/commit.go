@@ -10,14 +10,22 @@ import (
 
 // commit brings the kernel to what is wanted, one transaction at a time.
 func (c *Core) commit() {
+	c.tendLists()
 	if c.open != nil || c.commitAfter > 0 {
 		return
 	}
 	adopt := c.want.Clone()
 	adopt.RetainAll(c.lingeredByOthers())
+	yield := c.lists.yielding
+	linger := c.lingering.Clone()
+	linger.RemoveAll(yield)
 	differ := symmetricDifference(c.want, c.kernel)
 	differ.AddAll(symmetricDifference(adopt, c.kernelAdopt))
-	differ.AddAll(symmetricDifference(c.lingering, c.kernelLinger))
+	differ.AddAll(symmetricDifference(linger, c.kernelLinger))
+	differ.AddAll(symmetricDifference(yield, c.lists.kernelYield))
+	listings := c.listings(adopt, yield, linger)
+	differ.AddAll(c.lists.relisted(listings, c.cfg.newSet()))
+	differ.RemoveAll(c.lists.waiting)
 	if differ.Empty() {
 		return
 	}
@@ -31,12 +39,15 @@ func (c *Core) commit() {
 			state = Adopt
 		case c.want.Has(slot):
 			state = Own
-		case c.lingering.Has(slot):
+		case yield.Has(slot):
+			state = Yield
+		case linger.Has(slot):
 			state = Linger
 		}
 		c.openTakes = c.openTakes || state.AcceptsNew()
 		commit.Changes = append(commit.Changes, c.cfg.change(slot, state))
 	}
+	c.lists.fill(&commit, c.openSlots, listings)
 	c.open = &commit
 	c.out = append(c.out, commit)
 }
@@ -63,7 +74,7 @@ func (c *Core) committed(ev Committed) {
 		c.commitFailed, c.failures = nil, 0
 		c.notice(false, "the kernel takes commits again")
 	}
-	for _, set := range []hashring.Set{c.kernel, c.kernelAdopt, c.kernelLinger} {
+	for _, set := range []hashring.Set{c.kernel, c.kernelAdopt, c.kernelLinger, c.lists.kernelYield} {
 		set.RemoveAll(slots)
 	}
 	for _, ch := range changes {
@@ -73,11 +84,14 @@ func (c *Core) committed(ev Committed) {
 			c.kernelLinger.Add(slot)
 		case Adopt:
 			c.kernelAdopt.Add(slot)
+		case Yield:
+			c.lists.kernelYield.Add(slot)
 		}
 		if ch.State.AcceptsNew() {
 			c.kernel.Add(slot)
 		}
 	}
+	c.lists.committed(c.cfg.Incarnation, slots, c.kernelLinger)
 	for _, r := range c.sortedRequests() {
 		got := r.taken.Clone()
 		got.RetainAll(taking)
@@ -114,7 +128,7 @@ func (c *Core) commitRefused(err error, slots, taking hashring.Set) {
 	for _, g := range slices.Clone(c.grants) {
 		kept := g.slots.Clone()
 		kept.RetainAll(slots)
-		kept.RetainAll(c.kernel)
+		kept.RetainAll(c.ungiven())
 		if kept.Empty() {
 			continue
 		}
@@ -125,6 +139,13 @@ func (c *Core) commitRefused(err error, slots, taking hashring.Set) {
 		c.claim(kept)
 		c.shrink(g, kept)
 	}
+}
+
+// ungiven are the slots that the kernel has in a state in which nobody else has them.
+func (c *Core) ungiven() hashring.Set {
+	slots := c.kernel.Clone()
+	slots.AddAll(c.lists.kernelYield)
+	return slots
 }
 
 // sortedRequests are the open requests in the order in which they were made.

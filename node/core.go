@@ -48,6 +48,7 @@ type Core struct {
 	kernelAdopt, kernelLinger hashring.Set // in these states; what is adopted is also in kernel
 
 	lingers  hashring.Set // the slots whose service wants flows to stay
+	lists    lists
 	flowLook flowLook
 	cutting  hashring.Set // to be cut with the next commit
 	cutBy    Time         // when lingering flows are cut; 0: they are not
@@ -112,6 +113,7 @@ func New(cfg Config) *Core {
 		heralded:  Heralded{Lease: cfg.Silence == 0},
 	}
 	c.wantWeight = c.weight
+	c.lists = newLists(cfg)
 	c.lingers = cfg.all()
 	for slot := range c.lingers.All() {
 		if !cfg.Services[slot/cfg.Buckets].Linger {
@@ -167,6 +169,8 @@ func (c *Core) Step(now Time, event Event) []Effect {
 		c.leave(ev.KeepFlows)
 	case FlowsFound:
 		c.flowsFound(ev)
+	case FlowsListed:
+		c.flowsListed(ev)
 	case FlowsCounted:
 		c.flows = slices.Clone(ev.Counts)
 		for p := range c.alivePeers() {
@@ -193,6 +197,7 @@ func (c *Core) advance() {
 	}
 	c.disowned = c.disowned && !c.letGo()
 	c.findFlows()
+	c.listFlows()
 	c.offerGrants()
 	c.retransmit()
 }
@@ -241,6 +246,7 @@ func (c *Core) Deadline() Time {
 	if c.flowLook.due(c) {
 		soon(c.flowLook.at)
 	}
+	c.wakeForLists(soon)
 	for _, m := range c.mourned {
 		soon(m.until)
 	}

@@ -89,6 +89,7 @@ func (c *Core) receiveRequest(p *peer, q *Request) {
 	p.granted = q.ID
 	c.want.RemoveAll(give)
 	c.linger(give)
+	c.yield(give)
 	c.promised.AddAll(give)
 	c.grants = append(c.grants, &grant{to: p.Incarnation, id: q.ID, slots: give})
 }
@@ -122,9 +123,10 @@ func (c *Core) findGrant(to Incarnation, id uint64) *grant {
 	return nil
 }
 
-// released reports whether the kernel takes no new flows of any slot of the grant.
+// released reports whether the kernel takes no new flows of any slot of the grant,
+// and keeps the old ones as agreed.
 func (c *Core) released(g *grant) bool {
-	return !g.slots.Empty() && !g.slots.Intersects(c.kernel)
+	return !g.slots.Empty() && !g.slots.Intersects(c.kernel) && !g.slots.Intersects(c.lists.kernelYield)
 }
 
 // offerGrants sends the grants whose release the kernel has carried out, after
@@ -146,7 +148,9 @@ func (c *Core) offerGrants() {
 func (c *Core) sendGrant(g *grant) {
 	if p := c.alivePeer(g.to); p != nil && g.version > 0 {
 		g.sentAt = c.now
-		c.send(p, &Message{Grant: &Grant{ID: g.id, Version: g.version, Slots: g.slots.Clone()}})
+		c.send(p, &Message{Grant: &Grant{
+			ID: g.id, Version: g.version, Slots: g.slots.Clone(), Lists: c.keepingsOf(g.slots, g.version),
+		}})
 	}
 }
 
@@ -160,7 +164,7 @@ func (c *Core) receiveGrant(p *peer, g *Grant) {
 		take := rest.Clone()
 		take.RetainAll(r.slots)
 		if !take.Empty() {
-			c.accept(p, r, g.Version, take)
+			c.accept(p, r, g, take)
 		}
 		confirm.AddAll(rest)
 		confirm.RetainAll(r.closed) // perhaps given on since then: still the answer
@@ -182,12 +186,14 @@ func (c *Core) receiveGrant(p *peer, g *Grant) {
 }
 
 // accept takes slots of a grant for this node.
-func (c *Core) accept(p *peer, r *request, version uint64, slots hashring.Set) {
+func (c *Core) accept(p *peer, r *request, g *Grant, slots hashring.Set) {
+	version := g.Version
 	r.slots.RemoveAll(slots)
 	r.taken.AddAll(slots)
 	r.version = max(r.version, version)
 	c.requested.RemoveAll(slots)
 	c.claim(slots)
+	c.announce(g.Lists)
 	if p.said == nil || p.said.Version < version {
 		p.releasedAt = max(p.releasedAt, version)
 		p.released.AddAll(slots)

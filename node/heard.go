@@ -70,6 +70,7 @@ func (c *Core) peerSpoke(ev PeerSpoke) {
 func (c *Core) heldDead(ev HeldDead) {
 	c.epoch = ev.Epoch
 	c.heralded.Lease, c.disowned = false, true
+	c.dropLists()
 	switch {
 	case c.phase.Serving():
 		c.withdrawFromService(ev.By + " holds this node dead")
@@ -211,5 +212,6 @@ func (c *Core) Bulletin() Bulletin {
 		// ones of buckets that are not this node's any more.
 		b.Lease = c.letGo() && !c.kernelLinger.Empty()
 	}
+	b.Lease = b.Lease && !c.lists.void
 	return b
 }

@@ -176,6 +176,7 @@ func (c *Core) wireChanged(ev WireChanged) {
 // as a joiner.
 func (c *Core) withdrawFromService(why string) {
 	c.notice(true, "giving up all buckets: %s", why)
+	c.dropLists()
 	c.giveUp()
 	c.enter(Joining)
 	c.startedAt, c.giveUpBy, c.cutBy = c.now, 0, 0
@@ -262,7 +263,7 @@ func (c *Core) announced() bool {
 // handedOver reports whether this node has nothing that new flows come to, and owes
 // nothing.
 func (c *Core) handedOver() bool {
-	return c.want.Empty() && c.kernel.Empty() && c.open == nil && len(c.grants) == 0
+	return c.want.Empty() && c.kernel.Empty() && c.lists.kernelYield.Empty() && c.open == nil && len(c.grants) == 0
 }
 
 // idle reports whether this node has nothing, and owes nothing.

@@ -24,14 +24,17 @@ func (l *flowLook) hurry(now, pause Time) { l.pause, l.at = pause, min(l.at, now
 func (c *Core) claim(slots hashring.Set) {
 	c.want.AddAll(slots)
 	c.lingering.RemoveAll(slots)
+	c.lists.unyield(slots)
 }
 
 // linger lets the flows of the slots go on here, where the kernel accepts any and
 // their service wants that, until there are none, or the deadline of a drain or a
 // leave.
 func (c *Core) linger(slots hashring.Set) {
+	c.lists.unyield(slots)
 	here := c.kernel.Clone()
 	here.AddAll(c.kernelLinger)
+	here.AddAll(c.lists.kernelYield)
 	here.RetainAll(slots)
 	c.revive(here)
 	// An open look may have passed these slots before a flow began.
@@ -57,6 +60,9 @@ func (c *Core) lingeredByOthers() hashring.Set {
 		if p.said != nil {
 			set.AddAll(p.said.Linger)
 		}
+	}
+	for k := range c.keepings() {
+		set.AddAll(k.Slots)
 	}
 	for _, m := range c.mourned {
 		set.AddAll(m.slots)

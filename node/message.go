@@ -37,6 +37,8 @@ type Message struct {
 	Wish    *Wish    `json:"wish,omitempty"`
 	Verdict *Verdict `json:"verdict,omitempty"`
 	Flows   *Flows   `json:"flows,omitempty"`
+	ListAsk *ListAsk `json:"list_ask,omitempty"`
+	Lists   *Lists   `json:"lists,omitempty"`
 }
 
 // Ack tells a node up to which version of its statement the sender has come.
@@ -60,6 +62,8 @@ type Grant struct {
 	// Version of the holder's statement that first showed the promise.
 	Version uint64       `json:"version"`
 	Slots   hashring.Set `json:"slots"`
+	// Lists of these slots that the holder knows of, its own among them.
+	Lists []Keeping `json:"lists,omitempty"`
 }
 
 // Refusal answers a request for slots that are not to be had, and why.
@@ -152,6 +156,7 @@ func (m *Message) check() error {
 	for _, present := range []bool{
 		m.Delta != nil, m.Ack != nil, m.Request != nil, m.Grant != nil, m.Refusal != nil,
 		m.Cancel != nil, m.Confirm != nil, m.Wish != nil, m.Verdict != nil, m.Flows != nil,
+		m.ListAsk != nil, m.Lists != nil,
 	} {
 		if present {
 			bodies++
@@ -204,11 +209,23 @@ func (m *Message) fits(n int) bool {
 				return false
 			}
 		}
+		for _, l := range m.Delta.Lists {
+			if !ok(l.Slots) {
+				return false
+			}
+		}
 		return ok(m.Delta.Claims) && ok(m.Delta.Linger)
 	case m.Request != nil:
 		return ok(m.Request.Slots)
 	case m.Grant != nil:
+		for _, k := range m.Grant.Lists {
+			if !ok(k.Slots) {
+				return false
+			}
+		}
 		return ok(m.Grant.Slots)
+	case m.ListAsk != nil:
+		return ok(m.ListAsk.Slots)
 	case m.Refusal != nil:
 		return ok(m.Refusal.Slots)
 	case m.Cancel != nil:

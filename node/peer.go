@@ -32,7 +32,8 @@ type peer struct {
 	// least that version has come, the slots granted to us are not the peer's claim.
 	releasedAt uint64
 	released   hashring.Set
-	granted    uint64 // the highest of its requests that this node has granted
+	announced  []Keeping // by grants: lists that its statement does not show yet
+	granted    uint64    // the highest of its requests that this node has granted
 
 	refusedAt   Time   // it refused something; ask again when it may have changed:
 	refusedSaid uint64 // its statement then
@@ -218,7 +219,7 @@ func (c *Core) forgetPeer(p *peer, gone bool) {
 		c.promised.RemoveAll(g.slots)
 		// What the kernel still accepts was never given: it stays here.
 		kept := g.slots.Clone()
-		kept.RetainAll(c.kernel)
+		kept.RetainAll(c.ungiven())
 		c.claim(kept)
 		return true
 	})

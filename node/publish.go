@@ -31,12 +31,14 @@ func (c *Core) publish() {
 func (c *Core) statement() *Statement {
 	claims := c.want.Clone()
 	claims.AddAll(c.kernel)
+	claims.AddAll(c.lists.kernelYield) // nobody's but this node's until they are granted
 	linger := c.lingering.Clone()
 	linger.AddAll(c.kernelLinger)
 	s := &Statement{
 		Incarnation: c.cfg.Incarnation,
 		Phase:       c.phase, Weight: c.weight, Unfit: c.unfitList(),
 		CutOff: c.heralded.CutOff, View: c.view.Digest(), Obeyed: c.obeyed, Claims: claims, Linger: linger,
+		Lists: c.ownListings(),
 	}
 	for _, g := range c.grants {
 		if c.released(g) {

@@ -42,6 +42,10 @@ func (c *Core) receive(m *Message) {
 		c.receiveCancel(p, m.Cancel)
 	case m.Confirm != nil:
 		c.receiveConfirm(p, m.Confirm)
+	case m.ListAsk != nil:
+		c.receiveListAsk(p, m.ListAsk)
+	case m.Lists != nil:
+		c.receiveLists(p, m.Lists)
 	}
 }
 

@@ -205,6 +205,7 @@ func (w *world) lease(n *simNode) {
 			w.unserve(n, slot)
 		}
 	}
+	w.judgeTalks()
 	if holds {
 		for slot, state := range n.states {
 			if state == Own {

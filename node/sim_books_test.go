@@ -52,6 +52,7 @@ func (w *world) set(n *simNode, slot Slot, state State) {
 		return
 	}
 	w.judgeLoss(n, slot, state)
+	w.unlistAll(n, slot)
 	n.states[slot] = state
 	w.judgeResets(slot)
 	accept := state.AcceptsNew()
@@ -164,6 +165,7 @@ func (w *world) settle() {
 	}
 	for _, n := range up {
 		c := n.core
+		w.settleLists(n)
 		if c.requesting() || len(c.grants) > 0 || c.open != nil || !c.want.Equal(c.kernel) ||
 			!c.lingering.Empty() || !c.kernelLinger.Empty() || !c.kernelAdopt.Empty() ||
 			!c.requested.Empty() || !c.promised.Empty() || c.inQuestion() || c.voluntaryDue() {

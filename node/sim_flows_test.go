@@ -80,6 +80,7 @@ func (w *world) flowsOf(n *simNode) hashring.Set {
 			set.Add(slot)
 		}
 	}
+	w.talksOf(n, set)
 	return set
 }
 
@@ -91,4 +92,5 @@ func (w *world) cutFlows(n *simNode, slots hashring.Set) {
 			w.endFlows(slot, func(f *simFlow) bool { return f.home == n })
 		}
 	}
+	w.cutTalks(n, slots)
 }

@@ -13,6 +13,7 @@ type simNet struct {
 	loss, dup  float64
 	commit     func(*rand.Rand) Time
 	commitFail float64
+	list       Time // what listing flows takes at most
 	detect     func(*rand.Rand) Time
 }
 
@@ -20,12 +21,14 @@ type simNet struct {
 const (
 	calmDelay  = 2*ms + ms/10
 	calmCommit = 3*ms + ms/10
+	calmList   = 5 * ms
 )
 
 func calmNet() simNet {
 	return simNet{
 		delay:  func(r *rand.Rand) Time { return ms/10 + Time(r.Int64N(int64(calmDelay-ms/10))) },
 		commit: func(r *rand.Rand) Time { return ms/10 + Time(r.Int64N(int64(calmCommit-ms/10))) },
+		list:   calmList,
 		detect: func(r *rand.Rand) Time { return 400*ms + Time(r.Int64N(int64(60*ms))) },
 	}
 }
@@ -124,6 +127,10 @@ func describe(m *Message) string {
 		return fmt.Sprintf("wish %+v", *m.Wish)
 	case m.Verdict != nil:
 		return fmt.Sprintf("verdict %+v", *m.Verdict)
+	case m.ListAsk != nil:
+		return fmt.Sprintf("asks for lists (%d) %s", m.ListAsk.ID, m.ListAsk.Slots)
+	case m.Lists != nil:
+		return fmt.Sprintf("lists (%d) of %d slots", m.Lists.ID, len(m.Lists.Slots))
 	}
 	return "flows"
 }

@@ -44,6 +44,7 @@ type world struct {
 	detect func(observer, dead *simNode) Time
 
 	books
+	talks
 }
 
 const ms = Time(time.Millisecond)
@@ -228,6 +229,8 @@ func (w *world) step(n *simNode, ev Event) {
 					w.step(n, FlowsFound{Live: w.flowsOf(n)})
 				}
 			})
+		case ListFlows:
+			w.listFlows(n, e)
 		case Know:
 			n.herald.Know(w.now, e.Incarnation)
 		case Forget:
@@ -306,6 +309,7 @@ func (w *world) startCommit(n *simNode, c Commit) {
 		for _, ch := range c.Changes {
 			w.set(n, ch.Service*w.buckets+ch.Bucket, ch.State)
 		}
+		w.relist(n, c)
 		w.step(n, Committed{ID: c.ID})
 	})
 }
@@ -319,7 +323,7 @@ func (w *world) start(n *simNode) {
 	n.stalled, n.backlog = 0, nil
 	services := make([]Service, w.services)
 	for i := range services {
-		services[i] = Service{Name: fmt.Sprintf("s%d", i), Checked: w.checked, Linger: true}
+		services[i] = Service{Name: fmt.Sprintf("s%d", i), Checked: w.checked, Linger: true, LingerAll: w.wholes}
 	}
 	n.core = New(Config{
 		Incarnation: Incarnation{n.name, n.boot}, Weight: 100, Buckets: w.buckets,

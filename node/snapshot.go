@@ -61,7 +61,7 @@ func (c *Core) Snapshot() Snapshot {
 		adopt := c.kernelAdopt.CountRange(from, to)
 		self.Services = append(self.Services, NodeServiceSnapshot{
 			Healthy: !c.wantUnfit[i], Flows: at(c.flows, i),
-			Own: c.kernel.CountRange(from, to) - adopt, Adopt: adopt, Linger: c.kernelLinger.CountRange(from, to),
+			Own: c.kernel.CountRange(from, to) - adopt, Adopt: adopt, Linger: c.kernelLinger.CountRange(from, to) + c.lists.kernelYield.CountRange(from, to),
 		})
 	}
 	s.Nodes = append(s.Nodes, self)
@@ -118,6 +118,8 @@ func (c *Core) kernelState(slot Slot) State {
 		return Own
 	case c.kernelLinger.Has(slot):
 		return Linger
+	case c.lists.kernelYield.Has(slot):
+		return Yield
 	}
 	return None
 }
@@ -147,11 +149,16 @@ func (c *Core) peerSnapshot(p *peer) NodeSnapshot {
 	return n
 }
 
+// holds reports whether the slot is this node's to be asked for.
+func (c *Core) holds(slot Slot) bool {
+	return c.want.Has(slot) || c.kernel.Has(slot) || c.lists.kernelYield.Has(slot)
+}
+
 // claimants counts, for each slot, the alive nodes that claim it.
 func (c *Core) claimants() []int {
 	n := make([]int, c.cfg.slots())
 	for slot := range n {
-		if c.want.Has(slot) || c.kernel.Has(slot) {
+		if c.holds(slot) {
 			n[slot]++
 		}
 	}
@@ -235,7 +242,7 @@ func (c *Core) Explain(service, bucket int) Explanation {
 	slot := service*c.cfg.Buckets + bucket
 	var e Explanation
 	e.State = c.kernelState(slot)
-	if c.want.Has(slot) || c.kernel.Has(slot) {
+	if c.holds(slot) {
 		e.Holders = append(e.Holders, c.cfg.Name)
 	}
 	for p := range c.claimers() {

@@ -18,11 +18,16 @@ const (
 	// Adopt: the node accepts new flows, but leaves alone what an older owner
 	// may still serve.
 	Adopt
-	// Linger: the node accepts only the flows that it already has.
+	// Linger: the node accepts only the flows that it already has: of TCP and SCTP
+	// those that its kernel knows, of other protocols those on a list that the
+	// bucket's new owner has too.
 	Linger
+	// Yield: on the way to Linger, while that list is made and nobody else has the
+	// bucket. The node accepts all flows that its kernel knows, and nothing new.
+	Yield
 )
 
-var stateNames = [...]string{None: "none", Own: "own", Adopt: "adopt", Linger: "linger"}
+var stateNames = [...]string{None: "none", Own: "own", Adopt: "adopt", Linger: "linger", Yield: "yield"}
 
 func (s State) String() string {
 	if int(s) < len(stateNames) {

@@ -47,6 +47,8 @@ type Statement struct {
 	// Granted are the slots that the node has given away and whose heirs have
 	// not confirmed yet: nobody's claim, and nobody's orphan either.
 	Granted []Promise `json:"granted,omitempty"`
+	// Lists of flows that the node keeps.
+	Lists []Listing `json:"lists,omitempty"`
 }
 
 // Promise is a grant that the heir has not confirmed.
@@ -95,7 +97,7 @@ func (d *Delta) apply(s *Statement) (*Statement, bool) {
 // and services, as a statement that is whole.
 func (d *Delta) withoutSlots(none hashring.Set) *Delta {
 	s := d.Statement
-	s.Claims, s.Linger, s.Granted, s.Unfit = none, none, nil, nil
+	s.Claims, s.Linger, s.Granted, s.Lists, s.Unfit = none, none, nil, nil, nil
 	return &Delta{Statement: s}
 }
 
@@ -110,6 +112,7 @@ func (s *Statement) sameBut(o *Statement) bool {
 	return s.Incarnation == o.Incarnation && s.Phase == o.Phase && s.Weight == o.Weight &&
 		slices.Equal(s.Unfit, o.Unfit) && s.CutOff == o.CutOff && s.View == o.View && s.Obeyed == o.Obeyed &&
 		s.Claims.Equal(o.Claims) && s.Linger.Equal(o.Linger) &&
+		slices.EqualFunc(s.Lists, o.Lists, func(a, b Listing) bool { return a.ID == b.ID && a.Slots.Equal(b.Slots) }) &&
 		slices.EqualFunc(s.Granted, o.Granted, func(a, b Promise) bool {
 			return a.To == b.To && a.ID == b.ID && a.Slots.Equal(b.Slots)
 		})

@@ -117,6 +117,14 @@ type (
 		Err  error
 	}
 
+	// FlowsListed answers ListFlows: the flows found, by slot, and how many more there
+	// are; or why there is no telling.
+	FlowsListed struct {
+		Slots  []SlotFlows
+		Beyond int
+		Err    error
+	}
+
 	// FlowsCounted: the flows that this node serves, by service.
 	FlowsCounted struct{ Counts []int }
 )
@@ -138,6 +146,7 @@ func (HealthChanged) event() {}
 func (Wished) event()        {}
 func (Leave) event()         {}
 func (FlowsFound) event()    {}
+func (FlowsListed) event()   {}
 func (FlowsCounted) event()  {}
 
 // Effect is something that the core wants done.
@@ -149,6 +158,9 @@ type (
 	Commit struct {
 		ID      uint64
 		Changes []Change
+		// Unlist and then List change the lists of these buckets; those of a bucket
+		// that changes its state are empty first.
+		List, Unlist []Flow
 		// Cut: slots whose flows that live here are to be ended first, so that both
 		// ends know.
 		Cut hashring.Set
@@ -191,6 +203,13 @@ type (
 	// FlowsFound. There is never more than one open.
 	FindFlows struct{ Slots hashring.Set }
 
+	// ListFlows: list the flows without connections of the slots, at most so many,
+	// and report FlowsListed. There is never more than one open.
+	ListFlows struct {
+		Slots hashring.Set
+		Most  int
+	}
+
 	// Know: beacons of this incarnation, at that address, are of interest.
 	Know struct {
 		Incarnation
@@ -218,6 +237,7 @@ func (Save) effect()      {}
 func (Answer) effect()    {}
 func (Notice) effect()    {}
 func (FindFlows) effect() {}
+func (ListFlows) effect() {}
 func (Know) effect()      {}
 func (Forget) effect()    {}
 func (Stop) effect()      {}
@@ -249,8 +269,9 @@ type Config struct {
 type Service struct {
 	Name    string
 	Checked bool
-	// Linger: flows stay on the node where they are when their bucket moves.
-	Linger bool
+	// Linger: flows stay on the node where they are when their bucket moves, those of
+	// TCP and SCTP; with LingerAll also the others.
+	Linger, LingerAll bool
 }
 
 // Timing are the protocol's periods.

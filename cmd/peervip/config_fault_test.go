@@ -117,8 +117,7 @@ node.weight: want a whole number, got the text "heavy"`},
 		{"affinity later", "spec: {services: [{name: other, affinity: network}]}", "spec.services[0].affinity: network is not supported yet: want client"},
 		{"affinity never", "spec: {services: [{name: other, affinity: love}]}", `spec.services[0].affinity: "love": want client`},
 		{"mode later", "spec: {services: [{name: other, mode: single}]}", "spec.services[0].mode: single is not supported yet: want shared"},
-		{"linger later", "spec: {services: [{name: other, linger: all}]}", "spec.services[0].linger: all is not supported yet: want tcp or none"},
-		{"linger never", "spec: {services: [{name: other, linger: udp}]}", `spec.services[0].linger: "udp": want tcp or none`},
+		{"linger never", "spec: {services: [{name: other, linger: udp}]}", `spec.services[0].linger: "udp": want tcp, all or none`},
 		{"health", "spec: {services: [{name: other, health: [{type: tcp, target: 'a:1'}, {type: http, rise: 0, timeout: 3s}]}]}",
 			`spec.services[0].health[1].timeout: 3s is longer than the interval of 2s: lower it, or raise interval
 spec.services[0].health[1].rise: 0: want a number from 1 to 1000

@@ -122,7 +122,7 @@ func (p *parser) services(raw []rawService) []agent.Service {
 			other.Mode = agent.Mode(p.supported(at+"mode", r.Mode, []string{"shared"}, []string{"single", "disabled"}))
 		}
 		if r.Linger != "" {
-			other.Linger = agent.Linger(p.supported(at+"linger", r.Linger, []string{"tcp", "none"}, []string{"all"}))
+			other.Linger = agent.Linger(p.word(at+"linger", r.Linger, "tcp", "all", "none"))
 		}
 		other.Health = p.health(at+"health", r.Health)
 	}

@@ -1,0 +1,127 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/peervip/peervip/gossip"
+	"github.com/peervip/peervip/hashring"
+	"github.com/peervip/peervip/nft"
+	"github.com/peervip/peervip/node"
+)
+
+// lingerWhole makes running agents, of which "a" has one flow in each bucket that it
+// is asked for, or fails to list them.
+func lingerWhole(t *testing.T, fails error) (*segment, map[string]*rig) {
+	t.Helper()
+	s, rigs := &segment{rigs: map[string]*rig{}}, map[string]*rig{}
+	for _, name := range []string{"a", "b"} {
+		r := newRig(t, name, func(c *Config) { c.Spec.Services[0].Linger = LingerAll })
+		r.pick = func(protocols []uint8, slots hashring.Set, most int) (map[int][]nft.Flow, int, error) {
+			flows := map[int][]nft.Flow{}
+			for slot := range slots.All() {
+				flows[slot] = []nft.Flow{someFlow(slot)}
+			}
+			return flows, 0, fails
+		}
+		s.add(r)
+		rigs[name] = r.start()
+	}
+	for _, r := range rigs {
+		r.loop.Event(gossip.Attempt{Reached: 1})
+	}
+	s.settled(t, rigs["a"], rigs["b"])
+	for _, r := range rigs {
+		r.filter.set(func(f *fakeFilter) { f.listed = nil })
+	}
+	return s, rigs
+}
+
+func someFlow(slot int) nft.Flow {
+	return nft.Flow{
+		Protocol: protocolUDP, Client: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(slot)}), 4000),
+		VIP: netip.MustParseAddrPort("192.0.2.100:443"),
+	}
+}
+
+// What the holder has listed, its heir lists too, before it takes the buckets.
+func TestListsGoFromKernelToKernel(t *testing.T) {
+	_, rigs := lingerWhole(t, nil)
+	a, b := rigs["a"], rigs["b"]
+	_, err := a.loop.wish(t.Context(), node.Wish{Node: "a", Want: node.WantDrain})
+	must(t, err)
+	eventually(t, func() error {
+		if n := b.filter.owned(); n != buckets {
+			return fmt.Errorf("b has %d buckets", n)
+		}
+		return nil
+	})
+	var kept, left []nft.Flow
+	a.filter.set(func(f *fakeFilter) { kept = slices.Clone(f.listed) })
+	b.filter.set(func(f *fakeFilter) { left = slices.Clone(f.listed) })
+	if len(kept) != buckets/2 || !slices.Equal(kept, left) {
+		t.Errorf("a lists %v, b %v", kept, left)
+	}
+}
+
+// When flows cannot be listed, they move, and the bucket with them.
+func TestBucketsMoveWithoutLists(t *testing.T) {
+	_, rigs := lingerWhole(t, errFake)
+	a, b := rigs["a"], rigs["b"]
+	_, err := a.loop.wish(t.Context(), node.Wish{Node: "a", Want: node.WantDrain})
+	must(t, err)
+	eventually(t, func() error {
+		if n := b.filter.owned(); n != buckets {
+			return fmt.Errorf("b has %d buckets", n)
+		}
+		return nil
+	})
+	if log := a.log.String(); !strings.Contains(log, "cannot be listed, and move at once: "+errFake.Error()) {
+		t.Errorf("logged: %s", log)
+	}
+}
+
+// Protocols other than UDP are listed if flows of theirs were there lately.
+func TestListsProtocolsThatWereSeen(t *testing.T) {
+	var flows []nft.Flow
+	a := flowsAgent(t, func() iter.Seq2[nft.Flow, error] {
+		return func(yield func(nft.Flow, error) bool) {
+			for _, f := range flows {
+				if !yield(f, nil) {
+					return
+				}
+			}
+		}
+	})
+	var asked []uint8
+	a.pick = func(protocols []uint8, slots hashring.Set, most int) (map[int][]nft.Flow, int, error) {
+		asked = protocols
+		return nil, 3, errors.New("never mind")
+	}
+	for _, test := range []struct {
+		there, want []uint8
+	}{
+		{nil, []uint8{17}},
+		{[]uint8{6, 132, 1, 17}, []uint8{17}},
+		{[]uint8{47, 50, 47}, []uint8{17, 47, 50}},
+		{nil, []uint8{17}},
+	} {
+		if test.there != nil || asked != nil { // the first time nothing was counted yet
+			flows = nil
+			for _, p := range test.there {
+				flows = append(flows, nft.Flow{Protocol: p})
+			}
+			if _, err := a.countFlows(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if answer := a.listFlows(node.ListFlows{}); answer.Beyond != 3 || answer.Err == nil || !slices.Equal(asked, test.want) {
+			t.Errorf("with flows of the protocols %v: asked for %v, want %v; answered %+v", test.there, asked, test.want, answer)
+		}
+	}
+}

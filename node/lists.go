@@ -1,0 +1,472 @@
+package node
+
+import (
+	"iter"
+	"slices"
+
+	"github.com/peervip/peervip/hashring"
+)
+
+// lists is how flows without connections stay on their node when their bucket moves
+// (Service.LingerAll). Such a flow belongs to whoever lists it: the node that
+// lingers on the bucket, its *keeper*, goes on with what it has listed and nothing
+// else, and whoever has the bucket leaves alone what any living keeper has listed.
+// So both sides must have a list before the bucket changes hands:
+//
+//   - A holder that grants a bucket first yields it: it takes nothing new, goes on
+//     with all that its kernel knows, and lists that. Then it lingers with the list,
+//     shows in its statement that there is one, and grants. A flow that is on no
+//     list moves with the bucket.
+//   - Who takes a bucket asks the keepers that statements show for their lists, and
+//     has its kernel accept nothing before they have come. A grant says which
+//     keepers the holder knows of: their statements may be late. So the bucket may
+//     go from hand to hand, and to an orphan's taker, while old keepers linger.
+//   - What is listed never changes. A list ends with the linger, when the statement
+//     says so, or when its keeper dies or has left: then its flows are everybody's.
+//   - A list is only made in a handoff. A node that lingers for another reason (it
+//     comes back from the dead, it was started again, it lost a bucket that two had
+//     claimed) keeps no flows of this kind.
+type lists struct {
+	whole hashring.Set // the slots whose service wants all flows to stay
+
+	yielding    hashring.Set // to be listed before they linger
+	kernelYield hashring.Set // in that state
+	open        bool         // ListFlows was asked for, and not answered
+	asked       hashring.Set // of its slots those of which the answer is still wanted
+
+	mine   []*ownList
+	theirs map[listKey]map[Slot]FlowList // of slots that this node has or takes
+	asks   map[listKey]listAsk
+
+	kernel  map[Slot]listed // what the kernel has listed
+	pending map[Slot]listed // what it has when the open commit is done
+	// void: this node may have lost its right to flows that its kernel still keeps by
+	// a list, or goes on to list. Meanwhile it must not have the lease.
+	void bool
+
+	waiting hashring.Set // for lists, before the kernel may accept them
+	late    question     // waiting
+	waived  hashring.Set // orphans that have waited for long enough
+}
+
+// listKey names one keeper's list.
+type listKey struct {
+	keeper Incarnation
+	id     uint64
+}
+
+// ownList is what this node has listed in one go.
+type ownList struct {
+	id    uint64
+	flows map[Slot]FlowList
+}
+
+// listAsk is a question that was put to a keeper.
+type listAsk struct {
+	at    Time
+	slots hashring.Set
+}
+
+// listed is what is listed of a slot.
+type listed struct {
+	by    []listKey
+	flows FlowList
+}
+
+func newLists(cfg Config) lists {
+	l := lists{
+		whole: cfg.newSet(), yielding: cfg.newSet(), kernelYield: cfg.newSet(), asked: cfg.newSet(),
+		waiting: cfg.newSet(), waived: cfg.newSet(),
+		theirs: map[listKey]map[Slot]FlowList{}, asks: map[listKey]listAsk{}, kernel: map[Slot]listed{},
+	}
+	for slot := range cfg.slots() {
+		if s := cfg.Services[slot/cfg.Buckets]; s.Linger && s.LingerAll {
+			l.whole.Add(slot)
+		}
+	}
+	return l
+}
+
+// unyield forgets that the slots are to be listed.
+func (l *lists) unyield(slots hashring.Set) {
+	l.yielding.RemoveAll(slots)
+	l.asked.RemoveAll(slots)
+}
+
+// yield has slots that linger listed first.
+func (c *Core) yield(slots hashring.Set) {
+	first := slots.Clone()
+	first.RetainAll(c.lists.whole)
+	first.RetainAll(c.kernel)
+	c.lists.yielding.AddAll(first)
+}
+
+// listFlows asks for the flows of the slots that the kernel yields.
+func (c *Core) listFlows() {
+	l := &c.lists
+	if l.open {
+		return
+	}
+	slots := l.yielding.Clone()
+	slots.RetainAll(l.kernelYield)
+	if slots.Empty() {
+		return
+	}
+	room := MaxListed
+	for _, own := range l.mine {
+		for _, flows := range own.flows {
+			room -= len(flows)
+		}
+	}
+	l.open, l.asked = true, slots
+	c.out = append(c.out, ListFlows{Slots: slots.Clone(), Most: max(room, 0)})
+}
+
+// flowsListed makes a list of what was found, but for what others keep.
+func (c *Core) flowsListed(ev FlowsListed) {
+	l := &c.lists
+	if !l.open {
+		return
+	}
+	switch {
+	case ev.Err != nil:
+		c.notice(true, "the flows that linger whole cannot be listed, and move at once: %v", ev.Err)
+	case ev.Beyond > 0:
+		c.notice(true, "a node keeps at most %d flows by lists: %d more move at once", MaxListed, ev.Beyond)
+	}
+	own := &ownList{id: c.nextID(), flows: map[Slot]FlowList{}}
+	for _, s := range ev.Slots {
+		if !l.asked.Has(s.Slot) {
+			continue
+		}
+		others := map[Flow]bool{}
+		for _, f := range l.kernel[s.Slot].flows {
+			others[f] = true
+		}
+		for _, f := range s.Flows {
+			if !others[f] {
+				own.flows[s.Slot] = append(own.flows[s.Slot], f)
+			}
+		}
+	}
+	if len(own.flows) > 0 {
+		l.mine = append(l.mine, own)
+	}
+	l.yielding.RemoveAll(l.asked)
+	l.open, l.asked = false, c.cfg.newSet()
+}
+
+// dropLists gives up what this node keeps by lists: others may have its flows.
+func (c *Core) dropLists() {
+	l := &c.lists
+	l.void = l.void || len(l.mine) > 0 || !l.kernelYield.Empty() || c.open != nil && !l.whole.Empty()
+	l.mine = nil
+	l.unyield(c.cfg.all())
+}
+
+// keepings yields the lists that living peers keep, as far as is known: one may be
+// there twice. The sets are not the caller's.
+func (c *Core) keepings() iter.Seq[Keeping] {
+	return func(yield func(Keeping) bool) {
+		for p := range c.likePeers() {
+			version := uint64(0)
+			if p.said != nil {
+				version = p.said.Version
+				for _, l := range p.said.Lists {
+					if !yield(Keeping{p.Incarnation, version, l}) {
+						return
+					}
+				}
+			}
+			for _, k := range p.announced {
+				if k.Version > version && !yield(k) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// announce takes a grant's word on who keeps flows of its slots, until statements
+// tell.
+func (c *Core) announce(keepings []Keeping) {
+	for _, k := range keepings {
+		if p := c.alivePeer(k.Keeper); p != nil && (p.said == nil || p.said.Version < k.Version) {
+			p.announced = slices.DeleteFunc(p.announced, func(o Keeping) bool {
+				return p.said != nil && o.Version <= p.said.Version
+			})
+			p.announced = append(p.announced, k)
+		}
+	}
+}
+
+// keepingsOf are the lists of a grant's slots, as of that version of this node's
+// statement.
+func (c *Core) keepingsOf(slots hashring.Set, version uint64) []Keeping {
+	var all []Keeping
+	add := func(k Keeping) {
+		k.Slots = k.Slots.Clone()
+		if k.Slots.RetainAll(slots); !k.Slots.Empty() {
+			all = append(all, k)
+		}
+	}
+	for _, l := range c.ownListings() {
+		add(Keeping{c.cfg.Incarnation, version, l})
+	}
+	for k := range c.keepings() {
+		add(k)
+	}
+	return all
+}
+
+// ownListings are this node's lists, of slots that its kernel lingers on.
+func (c *Core) ownListings() []Listing {
+	var all []Listing
+	for _, own := range c.lists.mine {
+		slots := c.cfg.newSet()
+		for slot := range own.flows {
+			slots.Add(slot)
+		}
+		if slots.RetainAll(c.kernelLinger); !slots.Empty() {
+			all = append(all, Listing{own.id, slots})
+		}
+	}
+	return all
+}
+
+// tendLists asks for the lists that are missing, waits for them, and forgets those
+// that are over.
+func (c *Core) tendLists() {
+	l := &c.lists
+	l.yielding.RetainAll(c.lingering)
+	l.asked.RetainAll(l.yielding)
+	if l.whole.Empty() {
+		return
+	}
+	c.forgetLists()
+	missing := c.cfg.newSet()
+	for k := range c.keepings() {
+		need := k.Slots.Clone()
+		need.RetainAll(c.want)
+		for slot := range l.theirs[listKey{k.Keeper, k.ID}] {
+			need.Remove(slot)
+		}
+		if !need.Empty() {
+			c.askLists(listKey{k.Keeper, k.ID}, need)
+			missing.AddAll(need)
+		}
+	}
+	missing.RemoveAll(c.kernel)
+	missing.RemoveAll(c.openSlots)
+	l.waived.RetainAll(missing)
+	missing.RemoveAll(l.waived)
+	l.waiting = missing
+	l.late.update(missing.Clone(), c.now)
+	if late := l.late.overdue(c.now, c.cfg.Timing.Agreement).Clone(); !late.Empty() {
+		c.stopWaiting(late)
+	}
+}
+
+// forgetLists forgets what no living keeper is known to keep, and of slots that this
+// node has no part in.
+func (c *Core) forgetLists() {
+	l := &c.lists
+	if len(l.theirs) == 0 && len(l.asks) == 0 {
+		return
+	}
+	kept := map[listKey]hashring.Set{}
+	for k := range c.keepings() {
+		key := listKey{k.Keeper, k.ID}
+		slots := k.Slots.Clone()
+		slots.RetainAll(c.partIn())
+		if more, ok := kept[key]; ok {
+			slots.AddAll(more)
+		}
+		kept[key] = slots
+	}
+	for key, flows := range l.theirs {
+		for slot := range flows {
+			if !kept[key].Has(slot) {
+				delete(flows, slot)
+			}
+		}
+		if len(flows) == 0 {
+			delete(l.theirs, key)
+		}
+	}
+	for key, ask := range l.asks {
+		if !kept[key].Intersects(ask.slots) {
+			delete(l.asks, key)
+		}
+	}
+}
+
+// partIn are the slots for which this node needs the lists of others.
+func (c *Core) partIn() hashring.Set {
+	slots := c.want.Clone()
+	slots.AddAll(c.kernel)
+	slots.AddAll(c.lists.kernelYield)
+	return slots
+}
+
+func (c *Core) askLists(key listKey, slots hashring.Set) {
+	p, before := c.alivePeer(key.keeper), c.lists.asks[key]
+	fresh := slots.Clone()
+	fresh.RemoveAll(before.slots)
+	if fresh.Empty() && c.now < before.at+p.patience(c.cfg.Timing.Retry) {
+		return
+	}
+	c.lists.asks[key] = listAsk{c.now, slots}
+	c.send(p, &Message{ListAsk: &ListAsk{ID: key.id, Slots: slots.Clone()}})
+}
+
+// stopWaiting for lists that do not come: what was granted is declined, what is an
+// orphan is taken without, for somebody must.
+func (c *Core) stopWaiting(late hashring.Set) {
+	c.notice(true, "the lists of flows that linger elsewhere do not come, for %d buckets: look whether TCP to cluster.port is blocked", late.Count())
+	granted := c.cfg.newSet()
+	for _, r := range c.sortedRequests() {
+		pending := r.taken.Clone()
+		pending.RemoveAll(r.closed)
+		granted.AddAll(pending)
+	}
+	granted.RetainAll(late)
+	c.abandon(granted)
+	late.RemoveAll(granted)
+	c.lists.waived.AddAll(late)
+	c.lists.late = question{}
+	c.replan = true
+}
+
+func (c *Core) receiveListAsk(p *peer, a *ListAsk) {
+	answer := Lists{ID: a.ID}
+	for _, own := range c.lists.mine {
+		if own.id != a.ID {
+			continue
+		}
+		for slot := range a.Slots.All() {
+			if flows, ok := own.flows[slot]; ok {
+				answer.Slots = append(answer.Slots, SlotFlows{slot, slices.Clone(flows)})
+			}
+		}
+	}
+	for _, m := range answer.parts() {
+		c.send(p, m)
+	}
+}
+
+func (c *Core) receiveLists(p *peer, m *Lists) {
+	key, need := listKey{p.Incarnation, m.ID}, c.partIn()
+	kept := c.cfg.newSet()
+	for k := range c.keepings() {
+		if k.Keeper == key.keeper && k.ID == key.id {
+			kept.AddAll(k.Slots)
+		}
+	}
+	need.RetainAll(kept)
+	for _, s := range m.Slots {
+		if !need.Has(s.Slot) {
+			continue
+		}
+		if c.lists.theirs[key] == nil {
+			c.lists.theirs[key] = map[Slot]FlowList{}
+		}
+		c.lists.theirs[key][s.Slot] = slices.Clone(s.Flows)
+	}
+}
+
+// listings are the lists that the kernel should have when it has the slots in these
+// states.
+func (c *Core) listings(adopt, yield, linger hashring.Set) map[Slot]listed {
+	l, all := &c.lists, map[Slot]listed{}
+	add := func(slot Slot, by listKey, flows FlowList) {
+		if of := all[slot]; !slices.Contains(of.by, by) {
+			all[slot] = listed{append(of.by, by), append(slices.Clip(of.flows), flows...)}
+		}
+	}
+	for _, own := range l.mine {
+		for slot, flows := range own.flows {
+			if linger.Has(slot) {
+				add(slot, listKey{c.cfg.Incarnation, own.id}, flows)
+			}
+		}
+	}
+	if len(l.theirs) == 0 {
+		return all
+	}
+	for k := range c.keepings() {
+		key := listKey{k.Keeper, k.ID}
+		for slot, flows := range l.theirs[key] {
+			if k.Slots.Has(slot) && (adopt.Has(slot) || yield.Has(slot)) {
+				add(slot, key, flows)
+			}
+		}
+	}
+	return all
+}
+
+// relisted are the slots whose lists differ from those in the kernel.
+func (l *lists) relisted(wanted map[Slot]listed, none hashring.Set) hashring.Set {
+	for slot, of := range wanted {
+		if !slices.Equal(of.by, l.kernel[slot].by) {
+			none.Add(slot)
+		}
+	}
+	for slot := range l.kernel {
+		if _, ok := wanted[slot]; !ok {
+			none.Add(slot)
+		}
+	}
+	return none
+}
+
+// fill adds to a commit what it does to the lists of its slots.
+func (l *lists) fill(commit *Commit, slots hashring.Set, wanted map[Slot]listed) {
+	l.pending = map[Slot]listed{}
+	for slot := range slots.All() {
+		commit.Unlist = append(commit.Unlist, l.kernel[slot].flows...)
+		if of, ok := wanted[slot]; ok {
+			commit.List = append(commit.List, of.flows...)
+			l.pending[slot] = of
+		}
+	}
+}
+
+// committed takes note of what the kernel has done. The listing of a slot may have
+// come while its state Yield was being committed anew.
+func (l *lists) committed(self Incarnation, slots, linger hashring.Set) {
+	for slot := range slots.All() {
+		delete(l.kernel, slot)
+		if of, ok := l.pending[slot]; ok {
+			l.kernel[slot] = of
+		}
+		for _, own := range l.mine {
+			if !linger.Has(slot) && !l.kernelYield.Has(slot) {
+				delete(own.flows, slot)
+			}
+		}
+	}
+	l.mine = slices.DeleteFunc(l.mine, func(own *ownList) bool { return len(own.flows) == 0 })
+	l.pending = nil
+	keeps := func(of listed) bool {
+		return slices.ContainsFunc(of.by, func(k listKey) bool { return k.keeper == self })
+	}
+	for _, of := range l.kernel {
+		if keeps(of) {
+			return
+		}
+	}
+	l.void = l.void && !l.kernelYield.Empty()
+}
+
+// wake calls soon with the times at which lists are to be tended.
+func (c *Core) wakeForLists(soon func(Time)) {
+	for key, ask := range c.lists.asks {
+		if p := c.alivePeer(key.keeper); p != nil {
+			soon(ask.at + p.patience(c.cfg.Timing.Retry))
+		}
+	}
+	if c.lists.late.open() {
+		soon(c.lists.late.since + c.cfg.Timing.Agreement)
+	}
+}
