@@ -333,6 +333,7 @@ func (w *world) start(n *simNode) {
 	})
 	n.herald = NewHerald(n.core.cfg.Incarnation, w.timing, simTick)
 	n.lease, n.leased, n.blocked = 0, !w.beacons, false
+	w.forsake()
 	core := n.core
 	n.sees, n.left = map[int]uint64{}, false
 	w.log("%s starts", n.name)
