@@ -27,9 +27,9 @@ type talks struct {
 	// silenceLimit makes it a fault, if it is not 0, that nobody answers a flow for
 	// longer though its bucket has an owner.
 	silenceLimit Time
-	badLists   float64 // how often flows cannot be listed
-	homesLost  int
-	listed     int // flows that commits have listed
+	badLists     float64 // how often flows cannot be listed
+	homesLost    int
+	listed       int // flows that commits have listed
 }
 
 // simTable is what one node's kernel knows of flows: until when, and the lists by
@@ -47,7 +47,7 @@ type simTalk struct {
 	life uint64 // of the home
 	// answered last, or when there was nobody who could
 	answered Time
-	ends Time
+	ends     Time
 }
 
 // lingerWhole makes every service linger whole. It comes before the first start.
