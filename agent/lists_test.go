@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/peervip/peervip/gossip"
@@ -20,6 +21,7 @@ import (
 func lingerWhole(t *testing.T, fails error) (*segment, map[string]*rig) {
 	t.Helper()
 	s, rigs := &segment{rigs: map[string]*rig{}}, map[string]*rig{}
+	var talking atomic.Bool
 	for _, name := range []string{"a", "b"} {
 		r := newRig(t, name, func(c *Config) { c.Spec.Services[0].Linger = LingerAll })
 		r.pick = func(protocols []uint8, slots hashring.Set, most int) (map[int][]nft.Flow, int, error) {
@@ -29,6 +31,12 @@ func lingerWhole(t *testing.T, fails error) (*segment, map[string]*rig) {
 			}
 			return flows, 0, fails
 		}
+		r.live = func(slots hashring.Set) (hashring.Set, error) {
+			if !talking.Load() {
+				return hashring.NewSet(slots.Cap()), nil
+			}
+			return slots, nil
+		}
 		s.add(r)
 		rigs[name] = r.start()
 	}
@@ -36,6 +44,7 @@ func lingerWhole(t *testing.T, fails error) (*segment, map[string]*rig) {
 		r.loop.Event(gossip.Attempt{Reached: 1})
 	}
 	s.settled(t, rigs["a"], rigs["b"])
+	talking.Store(true)
 	for _, r := range rigs {
 		r.filter.set(func(f *fakeFilter) { f.listed = nil })
 	}
