@@ -69,7 +69,7 @@ func (w *world) talk(every, during Time) {
 	open = func() {
 		w.lastTalk++
 		id := w.lastTalk
-		t := &simTalk{slot: w.rng.IntN(len(w.talkers)), ends: w.now + w.randomly(12*time.Second)}
+		t := &simTalk{slot: w.rng.IntN(len(w.talkers)), ends: w.now + w.randomly(6*time.Second)}
 		t.flow = Flow{
 			Protocol: 17, Client: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(id >> 16), byte(id >> 8), byte(id)}), 1000),
 			VIP: netip.MustParseAddrPort("192.0.2.100:443"),
@@ -321,7 +321,7 @@ func TestPlannedChangesOfTalkativeFlows(t *testing.T) {
 	forSeeds(t, 2, func(seed uint64, tracing bool) *world {
 		w := whole(seed, tracing, 2+int(seed%4))
 		w.strictHome, w.silenceLimit = !w.dropUnhealthy, time.Second
-		w.talk(25*ms, 20*time.Second)
+		w.talk(25*ms, 15*time.Second)
 		return plannedChanges(w, calmNet(), oneHandoff+oneListing)
 	})
 }
@@ -353,7 +353,7 @@ func TestPlannedChangesOfTalkativeFlowsOverABadNetwork(t *testing.T) {
 		if seed%2 == 0 {
 			w.badLists = 0.1
 		}
-		w.talk(25*ms, 20*time.Second)
+		w.talk(25*ms, 15*time.Second)
 		return plannedChanges(w, roughNet(), 10*time.Second)
 	})
 }
