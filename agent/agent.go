@@ -26,7 +26,9 @@ type Options struct {
 	Leave <-chan struct{}
 	// Ready is called once the agent answers at its control socket.
 	Ready func()
-	Log   *slog.Logger
+	// Untuned is why the process may not be on time, see Tune.
+	Untuned error
+	Log     *slog.Logger
 }
 
 // Run is the agent: it joins the cluster, serves its share, and returns when it
@@ -114,14 +116,13 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	cluster, err := gossip.New(gossip.Config{
 		Name: cfg.Name, Cluster: cfg.Cluster, Bind: netip.AddrPortFrom(cfg.Address, cfg.Port),
 		Keys: cfg.Keys, Insecure: cfg.Insecure, Seeds: cfg.Join, KnownPeers: remembered.Peers,
-		// Beacons find deaths; members need not be known that soon.
-		Detection: max(cfg.Spec.Detect.Time(), gossip.DefaultDetection), Meta: cfg.meta(l.nonce).encode(), Log: opts.Log,
+		Detection: gossipDetection(cfg.Spec.Detect), Meta: cfg.meta(l.nonce).encode(), Log: opts.Log,
 	}, l)
 	if err != nil {
 		return err
 	}
 	cleanup.add(cluster.Close)
-	l.send, l.known = cluster.Send, cluster.Known
+	l.send, l.known, l.rejoin = cluster.Send, cluster.Known, cluster.Rejoin
 	a := &agent{
 		cfg: cfg, opts: opts, loop: l, wire: wire, cluster: cluster, monitors: monitors, control: control,
 		attach: attaching(wire, probed), mac: mac, layout: layout, live: nft.NewWatch(spec).Live, look: lookPeriod, started: time.Now(),
@@ -132,6 +133,12 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	}
 	a.flows = func() iter.Seq2[nft.Flow, error] { return nft.Flows(cfg.Spec.VIPs) }
 	return a.run(ctx)
+}
+
+// gossipDetection is how fast gossip finds deaths. Beacons do, and gossip only
+// confirms them: at 2 s it probes somebody each second, which costs next to nothing.
+func gossipDetection(d Detect) time.Duration {
+	return min(max(d.Time(), 2*time.Second), 30*time.Second)
 }
 
 // attaching returns what brings the VIPs up, once nobody else has them.
@@ -202,7 +209,7 @@ func newLoop(cfg Config, log *slog.Logger, remembered memory) *loop {
 	return &loop{
 		cfg: cfg, log: log, core: node.New(core), nonce: core.Nonce, origin: time.Now(),
 		queue: newQueue(), saver: newSaver(cfg.StateDir, log), memory: remembered,
-		answers: map[uint64]chan<- answer{}, news: newNews(), ended: make(chan struct{}),
+		answers: map[uint64]chan<- answer{}, news: newNews(), strays: newStrays(), ended: make(chan struct{}),
 	}
 }
 

@@ -46,7 +46,7 @@ func TestStatusOfAWellCluster(t *testing.T) {
 		got, want any
 	}{
 		{"cluster", s.Cluster, "web"}, {"node", s.Node, "a"}, {"version", s.Version, "test"}, {"phase", s.Phase, "active"},
-		{"boot", len(s.Boot), 16}, {"lease", s.Lease, "none"}, {"MAC", s.MAC, "01:00:5e:7f:02:64"},
+		{"boot", len(s.Boot), 16}, {"lease", s.Lease, LeaseHeld}, {"MAC", s.MAC, "01:00:5e:7f:02:64"},
 		{"VIPs", strings.Join(s.VIPs, " "), "192.0.2.100 192.0.2.101"},
 		{"accepted", s.Counters["accepted_packets"], uint64(5)}, {"dropped", s.Counters["dropped_packets"], uint64(6)},
 		{"service", s.Services[0], ServiceStatus{Name: "other", Buckets: buckets}},
@@ -100,7 +100,7 @@ func TestStatusCountsStrangers(t *testing.T) {
 	a.filter.set(func(f *fakeFilter) { f.counters.ForeignMAC.Packets = 4 })
 	a.problem(t, true, "3 times since the start somebody without this cluster's key knocked at port 7946")
 	a.problem(t, true, "4 packets for the VIP came to this node's own MAC")
-	a.ask(t, func(l *loop) { l.origin = l.origin.Add(-2 * lately) })
+	a.ask(t, func(l *loop) { l.news.knocks.at, l.news.foreignMAC.at = l.now()-2*lately, l.now()-2*lately })
 	a.problem(t, false, "knocked")
 	a.problem(t, false, "own MAC")
 }

@@ -25,11 +25,12 @@ func (a *agent) handler() http.Handler {
 
 func (a *agent) serveStatus(w http.ResponseWriter, r *http.Request) {
 	counters, errCounters := a.loop.kernel.counters(r.Context())
-	m := measures{counters: counters, knocks: a.cluster.Stats().OtherKey}
+	m := measures{counters: counters, knocks: a.cluster.Stats().OtherKey, outlook: a.loop.beacons.outlook()}
 	var s Status
 	err := a.loop.ask(r.Context(), func() {
 		snapshot := a.loop.core.Snapshot()
 		s = a.cfg.statusOf(snapshot)
+		m.outlook.tell(&s, a.opts.Untuned)
 		s.Problems = append(s.Problems, a.loop.problems(snapshot, m)...)
 	})
 	if err != nil {

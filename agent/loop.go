@@ -30,6 +30,7 @@ type loop struct {
 	queue   *queue
 	send    func(to string, payload []byte)
 	known   func() []gossip.Peer
+	rejoin  func()               // has gossip try again to reach whom it has lost
 	attach  func()               // brings the VIP up, in a goroutine of its own
 	find    func(hashring.Set)   // looks for flows, in a goroutine of its own
 	list    func(node.ListFlows) // lists flows, in a goroutine of its own
@@ -50,6 +51,7 @@ type loop struct {
 	wire     node.WireChanged // as the core was told last
 
 	news     news
+	strays   strays
 	fatal    error
 	stop     bool
 	exchange atomic.Pointer[[]byte] // what LocalState answers
@@ -109,6 +111,9 @@ func (l *loop) progress() time.Duration { return l.cfg.Spec.Detect.Time() / 4 }
 // say gives the herald the core's word.
 func (l *loop) say() {
 	l.said = l.now()
+	if l.strays.due(l.said) {
+		l.rejoin()
+	}
 	l.beacons.say(l.core.Bulletin())
 }
 
@@ -136,6 +141,9 @@ func (l *loop) ask(ctx context.Context, f func()) error {
 
 // step gives the core one event and carries out what it wants.
 func (l *loop) step(ev node.Event) {
+	if ev, ok := ev.(node.PeerStanding); ok {
+		l.strays.standing(ev)
+	}
 	effects := l.core.Step(l.now(), ev)
 	for _, effect := range effects {
 		switch e := effect.(type) {
@@ -166,6 +174,7 @@ func (l *loop) step(ev node.Event) {
 			}
 		case node.Forget:
 			l.beacons.forget(e.Incarnation)
+			delete(l.strays.alive, e.Incarnation)
 		case node.Stop:
 			l.stop = true
 		default:
@@ -267,6 +276,7 @@ func (l *loop) heard(ev gossip.Event) {
 		l.alive(ev.Member)
 	case gossip.Dead:
 		l.news.forget(ev.Name)
+		l.strays.member(ev.Name, 0)
 		l.step(node.PeerDead{Name: ev.Name, Left: ev.Left})
 		if ev.Left {
 			l.rememberPeers()
@@ -318,6 +328,7 @@ func (l *loop) alive(m gossip.Member) {
 		return
 	}
 	l.news.announced(m.Name, event.SpecDigest)
+	l.strays.member(m.Name, event.Nonce)
 	l.step(event)
 	l.rememberPeers()
 }

@@ -29,6 +29,7 @@ type news struct {
 	guardErr  error // why the guard may be missing
 
 	foreignMAC, knocks, drops trend
+	beacons                   beaconTrends
 }
 
 type nameConflict struct {
@@ -70,6 +71,7 @@ func (n *news) conflict(c gossip.Conflict, now node.Time) bool {
 type measures struct {
 	counters nft.Counters
 	knocks   uint64 // of strangers at the gossip port
+	outlook  outlook
 }
 
 // problems are the core's and the shell's own, in words.
@@ -100,6 +102,7 @@ func (l *loop) problems(s node.Snapshot, m measures) []string {
 	if err := l.saver.err(); err != nil {
 		add("a restart would forget whether this node is drained: %v; tried again every %v", err, l.saver.again)
 	}
+	l.beaconProblems(s.Attached, m.outlook, m.counters.Beacons, add)
 	if c := m.counters.ForeignMAC.Packets; n.foreignMAC.grew(c, now) {
 		add("%d packets for the VIP came to this node's own MAC and past the buckets: a client or router holds a stale neighbour entry for it; clear it there", c)
 	}
@@ -119,10 +122,13 @@ type trend struct {
 }
 
 // grew takes the count as it is now. A count that falls has started anew.
-func (t *trend) grew(count uint64, now node.Time) bool {
+func (t *trend) grew(count uint64, now node.Time) bool { return t.grewWithin(count, now, lately) }
+
+// grewWithin says whether it has grown within that time.
+func (t *trend) grewWithin(count uint64, now node.Time, within time.Duration) bool {
 	if count > t.last {
 		t.at = now
 	}
 	t.last = count
-	return t.at > 0 && now-t.at < lately
+	return t.at > 0 && now-t.at < within
 }

@@ -66,7 +66,12 @@ func TestNameConflict(t *testing.T) {
 	if n := strings.Count(r.log.String(), "two nodes have one name"); n != 1 {
 		t.Errorf("logged %d times", n)
 	}
-	r.ask(t, func(l *loop) { l.origin = l.origin.Add(-2 * conflictLasts) })
+	r.ask(t, func(l *loop) {
+		for name, c := range l.news.conflicts {
+			c.seen -= 2 * conflictLasts
+			l.news.conflicts[name] = c
+		}
+	})
 	r.problem(t, false, "two nodes are named")
 	n := newNews()
 	if !n.conflict(conflict, time.Minute) || n.conflict(conflict, time.Minute+time.Second) || !n.conflict(conflict, 3*time.Minute) {

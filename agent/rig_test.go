@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -92,6 +93,7 @@ type rig struct {
 	members *fakeCluster
 	client  *Client
 	log     *logText
+	rejoins atomic.Int64 // how often gossip was asked to try again
 	leave   chan struct{}
 	cancel  context.CancelFunc
 	ended   chan struct{} // run has returned err
@@ -140,6 +142,7 @@ func newRig(t *testing.T, name string, change ...func(*Config)) *rig {
 	l.saver.again = 20 * time.Millisecond
 	l.send = func(string, []byte) {}
 	l.known = func() []gossip.Peer { return nil }
+	l.rejoin = func() { r.rejoins.Add(1) }
 	l.find = func(hashring.Set) {}
 	noFlows := func(slots hashring.Set) (hashring.Set, error) { return hashring.NewSet(slots.Cap()), nil }
 	r.agent = &agent{
@@ -250,7 +253,7 @@ func newCluster(t *testing.T, names ...string) (*segment, []*rig) {
 func (s *segment) add(r *rig) {
 	r.loop.send = func(to string, payload []byte) { s.send(r.cfg.Name, to, payload) }
 	r.line.set(func(l *fakeLine) {
-		l.carry = func(payload []byte, medium link.Medium) { s.beacon(r.cfg.Name, payload, medium) }
+		l.carry = func(payload []byte, medium link.Medium) { s.beacon(r, payload, medium) }
 	})
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -307,14 +310,14 @@ func (s *segment) send(from, to string, payload []byte) {
 }
 
 // beacon carries a beacon to everybody else.
-func (s *segment) beacon(from string, payload []byte, medium link.Medium) {
+func (s *segment) beacon(from *rig, payload []byte, medium link.Medium) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.rigs[from] == nil {
+	if s.rigs[from.cfg.Name] != from { // dead, or replaced
 		return
 	}
-	for name, r := range s.rigs {
-		if name != from {
+	for _, r := range s.rigs {
+		if r != from {
 			r.line.hear(payload, medium)
 		}
 	}

@@ -20,8 +20,9 @@ type Status struct {
 	// View is the digest of the view, Agreed whether all alive nodes share it.
 	View   string `json:"view"`
 	Agreed bool   `json:"agreed"`
-	// Lease is "none" as long as there are no leases.
+	// Lease is LeaseHeld, LeaseWaiting or LeaseNone.
 	Lease    string            `json:"lease"`
+	Pauses   PausesStatus      `json:"pauses"`
 	VIPs     []string          `json:"vips"`
 	MAC      string            `json:"mac"`
 	Uptime   float64           `json:"uptime_seconds"`
@@ -29,6 +30,7 @@ type Status struct {
 	Services []ServiceStatus   `json:"services"`
 	Health   []HealthStatus    `json:"health"`
 	Counters map[string]uint64 `json:"counters"`
+	Beacons  BeaconsStatus     `json:"beacons"`
 	Problems []string          `json:"problems"`
 }
 
@@ -42,6 +44,9 @@ type NodeStatus struct {
 	Services map[string]NodeServiceStatus `json:"services"`
 	// Wish is what the node has still to be told when it comes back, or empty.
 	Wish string `json:"wish,omitempty"`
+	// Beacons is what the answering node hears of it; nil for itself, and if it has
+	// never heard of it.
+	Beacons *NodeBeacons `json:"beacons,omitempty"`
 }
 
 // NodeServiceStatus is a node's part in one service: buckets by state, and flows.
@@ -72,7 +77,7 @@ type HealthStatus struct {
 func (c *Config) statusOf(s node.Snapshot) Status {
 	status := Status{
 		Cluster: c.Cluster, Node: c.Name, Phase: s.Phase.String(),
-		View: fmt.Sprintf("%016x", s.View), Agreed: s.Agreed, Lease: "none",
+		View: fmt.Sprintf("%016x", s.View), Agreed: s.Agreed, Lease: LeaseNone,
 		Counters: map[string]uint64{}, Problems: []string{}, Health: []HealthStatus{},
 	}
 	for _, vip := range c.Spec.VIPs {
@@ -109,7 +114,9 @@ func (s *Status) count(c nft.Counters) {
 	s.Counters["fragment_packets"] = c.Fragments.Packets
 	s.Counters["fragment_dropped_packets"] = c.FragmentsDropped.Packets
 	s.Counters["foreign_mac_packets"] = c.ForeignMAC.Packets
+	s.Counters["unleased_packets"] = c.Unleased.Packets
 	s.Counters["guard_dropped_packets"] = c.GuardUnmarked.Packets + c.GuardForwarded.Packets
+	s.countBeacons(c.Beacons)
 }
 
 // Explanation is what `peervip explain -o json` prints about one client.

@@ -123,6 +123,7 @@ type Gossip struct {
 
 	table *table
 	out   *senders
+	again chan struct{} // asks Run for a round now
 }
 
 // New binds the sockets and takes part from then on: others may join through
@@ -144,7 +145,7 @@ func New(cfg Config, handler Handler) (*Gossip, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	g := &Gossip{
 		cfg: cfg, handler: handler, log: newLimitedLog(cfg.Log),
-		ctx: ctx, cancel: cancel,
+		ctx: ctx, cancel: cancel, again: make(chan struct{}, 1),
 		table: newTable(cfg.Name, cfg.KnownPeers, handler.Event),
 	}
 	g.out = newSenders(g.deliver)
@@ -210,8 +211,19 @@ func (g *Gossip) Run(ctx context.Context) error {
 			return g.Close()
 		case <-g.table.lonely:
 			wait.Stop()
+		case <-g.again:
+			wait.Stop()
 		case <-wait.C:
 		}
+	}
+}
+
+// Rejoin has Run try the seeds and lost members again now, not only when Config.Rejoin
+// is over: something says that they can be reached. It waits for nothing.
+func (g *Gossip) Rejoin() {
+	select {
+	case g.again <- struct{}{}:
+	default: // asked for already
 	}
 }
 

@@ -52,9 +52,13 @@ func runAgent(ctx context.Context, cfg agent.Config, log *slog.Logger) error {
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
 	defer signal.Stop(signals)
 	info, _ := debug.ReadBuildInfo()
+	untuned := agent.Tune()
+	if untuned != nil {
+		log.Debug("beacons may be late when this machine is busy", "error", untuned)
+	}
 	return untilSignalled(ctx, log, signals, func(ctx context.Context, leave <-chan struct{}) error {
 		return agent.Run(ctx, cfg, agent.Options{
-			Version: shortVersion(version, info), Leave: leave, Log: log,
+			Version: shortVersion(version, info), Leave: leave, Log: log, Untuned: untuned,
 			Ready: func() { tellSystemd(log, daemon.SdNotifyReady) },
 		})
 	})

@@ -27,7 +27,7 @@ func exampleNode(name, address string, own, flows int) agent.NodeStatus {
 
 func exampleStatus() agent.Status {
 	return agent.Status{
-		Cluster: "web", Node: "web-1", Phase: "active", View: "9f2c1a2b3c4d5e6f", Agreed: true,
+		Cluster: "web", Node: "web-1", Phase: "active", View: "9f2c1a2b3c4d5e6f", Agreed: true, Lease: "held",
 		VIPs: []string{"192.0.2.100"}, MAC: "01:00:5e:7f:02:64",
 		Nodes: []agent.NodeStatus{
 			exampleNode("web-1", "192.0.2.11", 342, 12), exampleNode("web-2", "192.0.2.12", 341, 7), exampleNode("web-3", "192.0.2.13", 341, 1234567),
@@ -46,6 +46,7 @@ func TestStatusTable(t *testing.T) {
 		{"all is well", func(*agent.Status) {}, `
 OK: node web-1 of cluster web is active
 address 192.0.2.100 at 01:00:5e:7f:02:64, view 9f2c1a2b agreed
+lease held
 packets: 123456 accepted, 234567 dropped (the other nodes' share)
 
   NODE   ADDRESS     PHASE   HEALTH  WEIGHT  BUCKETS  SHARE    FLOWS
@@ -72,6 +73,7 @@ packets: 123456 accepted, 234567 dropped (the other nodes' share)
 		}, `
 2 PROBLEMS: node web-1 of cluster web is drained
 address 192.0.2.100 at 01:00:5e:7f:02:64, view 9f2c1a2b agreed
+lease held
 packets: 123456 accepted, 234567 dropped (the other nodes' share)
 
   NODE   ADDRESS     PHASE    HEALTH  WEIGHT  BUCKETS   SHARE  FLOWS
@@ -92,6 +94,7 @@ check  other: tcp 127.0.0.1:80: connection refused
 		}, `
 NOT WELL, 3 of 1024 buckets unclaimed: node web-1 of cluster web is active
 address 192.0.2.100 at 01:00:5e:7f:02:64, view 9f2c1a2b NOT AGREED
+lease held
 packets: 123456 accepted, 234567 dropped (the other nodes' share)
 
   NODE   ADDRESS     PHASE   HEALTH  WEIGHT  BUCKETS  SHARE  FLOWS
@@ -107,6 +110,7 @@ OK: node frontend-01.example.com of cluster
 ccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc is active
 address 192.0.2.100, 192.0.2.101, 192.0.2.102, 192.0.2.103, 192.0.2.104 at
 01:00:5e:7f:02:64, view 9f2c1a2b agreed
+lease held
 packets: 123456 accepted, 234567 dropped (the other nodes' share)
 
   NODE  ADDRESS        PHASE       HEALTH  WEIGHT  BUCKETS  SHARE    FLOWS
@@ -117,12 +121,36 @@ packets: 123456 accepted, 234567 dropped (the other nodes' share)
   nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn
         192.0.2.13     restarting  ok         100      341  33.3%  1234567
 `},
+		{"beacons", func(s *agent.Status) {
+			acked := 7.4
+			s.Lease, s.Pauses = "waiting", agent.PausesStatus{Count: 2, Longest: 61.7}
+			s.Nodes[1].Beacons = &agent.NodeBeacons{
+				Standing: "alive", Wire: &agent.MediumStatus{Heard: 12.4}, Unicast: &agent.MediumStatus{Heard: 940}, Acked: &acked,
+			}
+			s.Nodes[2].Beacons = &agent.NodeBeacons{Standing: "dead", Unicast: &agent.MediumStatus{Heard: 61_000}, Waits: true}
+		}, `
+OK: node web-1 of cluster web is active
+address 192.0.2.100 at 01:00:5e:7f:02:64, view 9f2c1a2b agreed
+lease WAITING, this node is silent; 2 pauses so far, the longest 62ms
+packets: 123456 accepted, 234567 dropped (the other nodes' share)
+
+  NODE   ADDRESS     PHASE   HEALTH  WEIGHT  BUCKETS  SHARE    FLOWS
+* web-1  192.0.2.11  active  ok         100      342  33.4%       12
+  web-2  192.0.2.12  active  ok         100      341  33.3%        7
+  web-3  192.0.2.13  active  ok         100      341  33.3%  1234567
+
+beacons  web-2: on the wire 12ms ago, by unicast 940ms ago; heard this node 7ms
+         ago
+beacons  web-3: dead; on the wire never, by unicast 1m1s ago; hears nothing of
+         this node; THE LEASE WAITS for it
+`},
 		{"nothing yet", func(s *agent.Status) {
-			*s = agent.Status{Cluster: "web", Node: "web-1", Phase: "joining", View: "0", Services: []agent.ServiceStatus{{Name: "other", Buckets: 16, Unclaimed: 16}},
+			*s = agent.Status{Cluster: "web", Node: "web-1", Phase: "joining", Lease: "none", View: "0", Services: []agent.ServiceStatus{{Name: "other", Buckets: 16, Unclaimed: 16}},
 				Nodes: []agent.NodeStatus{{Name: "web-1", Phase: "joining", Alive: true, Weight: 10}}, Problems: []string{"not serving yet: the seeds are being tried"}}
 		}, `
 NOT SERVING: node web-1 of cluster web is joining
 address at , view 0 NOT AGREED
+lease none
 packets: 0 accepted, 0 dropped (the other nodes' share)
 
   NODE   ADDRESS  PHASE    HEALTH  WEIGHT  BUCKETS  SHARE  FLOWS

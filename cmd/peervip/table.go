@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -24,16 +25,66 @@ func statusTable(s agent.Status) string {
 		agreed = "NOT AGREED"
 	}
 	wrap(&b, "", fmt.Sprintf("address %s at %s, view %.8s %s", strings.Join(s.VIPs, ", "), s.MAC, s.View, agreed))
+	wrap(&b, "", leaseLine(s))
 	wrap(&b, "", fmt.Sprintf("packets: %d accepted, %d dropped (the other nodes' share)",
 		s.Counters["accepted_packets"], s.Counters["dropped_packets"]))
 	b.WriteString("\n")
 	writeNodes(&b, s)
+	others := slices.DeleteFunc(slices.Clone(s.Nodes), func(n agent.NodeStatus) bool { return n.Beacons == nil })
+	writeList(&b, "beacons  ", others, func(n agent.NodeStatus) string { return n.Name + ": " + beaconLine(n.Beacons) })
 	failing := slices.DeleteFunc(slices.Clone(s.Health), func(h agent.HealthStatus) bool { return h.OK || h.Tries == 0 })
 	writeList(&b, "check  ", failing, func(h agent.HealthStatus) string {
 		return fmt.Sprintf("%s: %s: %s", h.Service, h.Check, h.Reason)
 	})
 	writeList(&b, "  !  ", s.Problems, func(p string) string { return p })
 	return b.String()
+}
+
+// leaseLine says whether the node may serve, and how often it had to be silent.
+func leaseLine(s agent.Status) string {
+	line := "lease " + s.Lease
+	if s.Lease == agent.LeaseWaiting {
+		line = "lease WAITING, this node is silent"
+	}
+	if p := s.Pauses; p.Count > 0 {
+		line += fmt.Sprintf("; %d pauses so far, the longest %s", p.Count, age(p.Longest))
+	}
+	return line
+}
+
+// beaconLine says what is heard of a node.
+func beaconLine(b *agent.NodeBeacons) string {
+	heard := func(m *agent.MediumStatus) string {
+		if m == nil {
+			return "never"
+		}
+		return age(m.Heard) + " ago"
+	}
+	line := fmt.Sprintf("on the wire %s, by unicast %s", heard(b.Wire), heard(b.Unicast))
+	if b.Acked == nil {
+		line += "; hears nothing of this node"
+	} else {
+		line += fmt.Sprintf("; heard this node %s ago", age(*b.Acked))
+	}
+	if b.Standing != node.Alive.String() {
+		line = b.Standing + "; " + line
+	}
+	if b.Waits {
+		line += "; THE LEASE WAITS for it"
+	}
+	return line
+}
+
+// age is a time in milliseconds, for people.
+func age(ms float64) string {
+	switch d := time.Duration(ms * float64(time.Millisecond)); {
+	case d < time.Second:
+		return d.Round(time.Millisecond).String()
+	case d < time.Minute:
+		return d.Round(time.Second / 10).String()
+	default:
+		return d.Round(time.Second).String()
+	}
 }
 
 func writeList[T any](b *strings.Builder, mark string, list []T, text func(T) string) {

@@ -1,0 +1,280 @@
+package agent
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/peervip/peervip/nft"
+	"github.com/peervip/peervip/node"
+	"github.com/peervip/peervip/node/link"
+)
+
+// What `peervip status` says of the lease.
+const (
+	LeaseHeld    = "held"    // this node may serve
+	LeaseWaiting = "waiting" // it wants to and must be silent, until its peers have heard it
+	LeaseNone    = "none"    // it does not want to
+)
+
+// NodeBeacons is what is heard of one node.
+type NodeBeacons struct {
+	Standing string        `json:"standing"`       // unheard, alive, dead or refused
+	Wire     *MediumStatus `json:"wire,omitempty"` // nil: nothing was heard there
+	Unicast  *MediumStatus `json:"unicast,omitempty"`
+	// Acked is how old the last beacon of the answering node is that this one says to
+	// have heard; nil: none.
+	Acked *float64 `json:"acked_ms,omitempty"`
+	// Waits: the answering node's lease waits for this one.
+	Waits bool `json:"waits"`
+	// HoldsDead: it says that the answering node is dead.
+	HoldsDead bool `json:"holds_dead,omitempty"`
+}
+
+// MediumStatus is what comes on one of the two media.
+type MediumStatus struct {
+	Heard float64 `json:"heard_ms"` // how long ago the last beacon came
+}
+
+// PausesStatus counts how often this node's lease ran out though it served.
+type PausesStatus struct {
+	Count   uint64  `json:"count"`
+	Longest float64 `json:"longest_ms"`
+	Last    float64 `json:"last_ms"`               // how long the last one was
+	LastAgo float64 `json:"last_ago_ms,omitempty"` // when it ended
+}
+
+// BeaconsStatus is what became of beacons since the start.
+type BeaconsStatus struct {
+	// Class is how the thread that sends is scheduled; Untuned why it is not better, or
+	// what else was refused that keeps beacons on time.
+	Class   string `json:"class"`
+	Untuned string `json:"untuned,omitempty"`
+	// LateMax is by how much the worst beacon was late, Late how many by how much, and
+	// Skipped how many by more than the interval.
+	LateMax float64     `json:"late_max_ms"`
+	Late    []LateCount `json:"late"`
+	Skipped uint64      `json:"skipped"`
+
+	Sent     BeaconsSent     `json:"sent"`
+	Received BeaconsReceived `json:"received"`
+	// Heard are those with a good signature, by what they meant; Faults the others,
+	// which were dropped, by what was wrong.
+	Heard  map[string]uint64 `json:"heard"`
+	Faults map[string]uint64 `json:"faults"`
+	// Kernel is what the packet filter let through, or not, by the source's address.
+	Kernel BeaconsKernel `json:"kernel"`
+}
+
+// LateCount is how many beacons were late by up to so much, and by more than the one
+// before. The last has no bound.
+type LateCount struct {
+	UpTo  float64 `json:"up_to_ms,omitempty"`
+	Count uint64  `json:"count"`
+}
+
+// BeaconsSent counts beacons that left.
+type BeaconsSent struct {
+	Wire     uint64 `json:"wire"`
+	Unicast  uint64 `json:"unicast"`
+	Marked   uint64 `json:"marked"`   // to prolong the lease
+	Extra    uint64 `json:"extra"`    // out of turn, for a change
+	Withheld uint64 `json:"withheld"` // none was sent: the agent made no progress, or was mute
+	Stale    uint64 `json:"stale"`    // were to be marked and were too late for it
+	Failed   uint64 `json:"failed"`
+	Error    string `json:"error,omitempty"` // why the last one failed
+}
+
+// BeaconsReceived counts what came to the sockets.
+type BeaconsReceived struct {
+	Wire      uint64 `json:"wire"`
+	Unicast   uint64 `json:"unicast"`
+	Own       uint64 `json:"own"`      // came from this node's address
+	Far       uint64 `json:"far"`      // came over a router
+	Overflows uint64 `json:"overflow"` // found no room
+}
+
+// BeaconsKernel counts what came to the interface.
+type BeaconsKernel struct {
+	Members map[string]uint64 `json:"members"`
+	Unknown uint64            `json:"unknown"` // of other addresses
+	Excess  uint64            `json:"excess"`  // too many of them, and dropped
+	Foreign uint64            `json:"foreign"` // over a router, in fragments, or not to the cluster MAC: dropped
+}
+
+func ms(d time.Duration) float64 {
+	return float64(d.Round(time.Microsecond)) / float64(time.Millisecond)
+}
+
+// outlook is all that beacons know, at one moment.
+type outlook struct {
+	now    node.Time
+	herald node.HeraldStatus
+	line   link.BeaconStatus
+	heard  map[string]uint64
+	faults map[string]uint64
+}
+
+func (b *beacons) outlook() outlook {
+	o := outlook{line: b.line.Status(), heard: map[string]uint64{}, faults: map[string]uint64{}}
+	b.mu.Lock()
+	o.now = b.now()
+	o.herald = b.herald.Status(o.now)
+	b.mu.Unlock()
+	for kind := range b.kinds {
+		if n := b.kinds[kind].Load(); n > 0 {
+			o.heard[node.HearingKind(kind).String()] = n
+		}
+	}
+	for fault := range b.faults {
+		if n := b.faults[fault].Load(); n > 0 {
+			o.faults[node.BeaconFault(fault).String()] = n
+		}
+	}
+	return o
+}
+
+// tell adds to the status what beacons know.
+func (o *outlook) tell(s *Status, untuned error) {
+	switch {
+	case o.herald.Held:
+		s.Lease = LeaseHeld
+	case o.herald.Wanted:
+		s.Lease = LeaseWaiting
+	}
+	p := o.herald.Lapses
+	s.Pauses = PausesStatus{Count: p.Count, Longest: ms(p.Longest), Last: ms(p.LastFor)}
+	if p.Count > 0 {
+		s.Pauses.LastAgo = ms(o.now - p.Last)
+	}
+	for i := range s.Nodes {
+		s.Nodes[i].Beacons = o.of(s.Nodes[i].Name)
+	}
+	line := &o.line
+	b := BeaconsStatus{
+		Class: line.Class.String(), LateMax: ms(line.Lateness.Max), Skipped: line.Lateness.Skipped,
+		Sent: BeaconsSent{
+			Wire: line.Wire.Sent, Unicast: line.Unicast.Sent, Marked: line.Marked, Extra: line.Extra, Withheld: line.Withheld, Stale: line.Stale,
+			Failed: line.Wire.Dropped + line.Wire.Failed + line.Unicast.Dropped + line.Unicast.Failed,
+		},
+		Received: BeaconsReceived{
+			Wire: line.Wire.Received, Unicast: line.Unicast.Received, Own: line.Wire.Own + line.Unicast.Own,
+			Far: line.Wire.WrongTTL, Overflows: line.Wire.Overflows + line.Unicast.Overflows,
+		},
+		Heard: o.heard, Faults: o.faults, Kernel: BeaconsKernel{Members: map[string]uint64{}},
+	}
+	for i, n := range line.Lateness.Counts {
+		late := LateCount{Count: n}
+		if i < len(link.LatenessBounds) {
+			late.UpTo = ms(link.LatenessBounds[i])
+		}
+		b.Late = append(b.Late, late)
+	}
+	for _, err := range []error{line.Wire.LastError, line.Unicast.LastError} {
+		if err != nil {
+			b.Sent.Error = err.Error()
+		}
+	}
+	why := []string{line.ClassReason}
+	if untuned != nil {
+		why = append(why, strings.ReplaceAll(untuned.Error(), "\n", "; "))
+	}
+	b.Untuned = strings.Join(slices.DeleteFunc(why, func(s string) bool { return s == "" }), "; ")
+	s.Beacons = b
+}
+
+// of is what is heard of a node: of the incarnation that has the name.
+func (o *outlook) of(name string) *NodeBeacons {
+	var found *node.NeighbourStatus
+	for i := range o.herald.Neighbours {
+		if n := &o.herald.Neighbours[i]; n.Name == name && (found == nil || n.Standing < found.Standing || n.Standing == node.Alive) {
+			found = n
+		}
+	}
+	if found == nil {
+		return nil
+	}
+	b := &NodeBeacons{Standing: found.Standing.String(), Waits: found.Waits, HoldsDead: found.HoldsDead}
+	medium := func(m node.Medium) *MediumStatus {
+		if found.Heard[m] == node.Never {
+			return nil
+		}
+		return &MediumStatus{ms(found.Heard[m])}
+	}
+	b.Wire, b.Unicast = medium(node.Wire), medium(node.Unicast)
+	if found.Acked != node.Never {
+		acked := ms(found.Acked)
+		b.Acked = &acked
+	}
+	return b
+}
+
+// countBeacons adds the kernel's counters.
+func (s *Status) countBeacons(c nft.BeaconCounters) {
+	for addr, n := range c.BySource {
+		s.Beacons.Kernel.Members[addr.String()] = n.Packets
+	}
+	s.Beacons.Kernel.Unknown, s.Beacons.Kernel.Excess, s.Beacons.Kernel.Foreign = c.Unknown.Packets, c.Excess.Packets, c.Foreign.Packets
+}
+
+// beaconTrends is what was counted of beacons lately. It belongs to the loop.
+type beaconTrends struct {
+	own, signature, version, cluster, late, failed, overflow trend
+}
+
+// lateLately is how long a late beacon is told of.
+const lateLately = time.Minute
+
+// beaconProblems says what is wrong with beacons and the lease, in words.
+func (l *loop) beaconProblems(attached bool, o outlook, c nft.BeaconCounters, add func(format string, args ...any)) {
+	h, t, port := &o.herald, &l.news.beacons, l.cfg.BeaconPort
+	var waits, unicast []string
+	for _, n := range h.Neighbours {
+		if n.Waits {
+			waits = append(waits, n.Name)
+		}
+		if n.Heard[node.Unicast] != node.Never && n.Heard[node.Unicast] < max(3*time.Second, 2*l.cfg.Spec.Detect.Time()) {
+			unicast = append(unicast, n.Name)
+		}
+		if n.Clone {
+			add("two machines run as %s at the same time: give one of the two another name", n.Name)
+		}
+	}
+	switch {
+	case !h.Wanted || h.Held || h.Muted:
+	case len(waits) > 0:
+		add("this node is silent: its lease waits until %s has heard it", strings.Join(waits, " and "))
+	case h.Barred != "":
+		add("this node is silent: %s", h.Barred)
+	}
+	switch {
+	case !attached: // nothing comes to an address that is not there
+	case h.CutOff:
+		add("this node is cut off: no peer hears it on the wire, or it hears none there, though others do; its buckets go to them: look at its switch port, and at firewalls on its way")
+	case !h.WireProof && !h.OthersProof && len(unicast) > 0:
+		add("no beacon comes on the wire, of nobody to anybody, though they come by unicast: look for a switch that does not pass frames to the cluster MAC, and for firewalls that drop UDP to port %d of %s", port, l.cfg.Spec.VIPs[0])
+	}
+	own := o.heard[node.HeardOwn.String()] + o.line.Wire.Own + o.line.Unicast.Own + c.BySource[l.cfg.Address].Packets
+	if t.own.grew(own, o.now) {
+		add("%d of this node's own beacons came back to it: there is a loop on the wire, or another host with the address %s", own, l.cfg.Address)
+	}
+	if n := o.faults[node.BeaconSignature.String()]; t.signature.grew(n, o.now) {
+		add("%d beacons were signed with another key: give all nodes the same key file", n)
+	}
+	if n := o.faults[node.BeaconVersion.String()]; t.version.grew(n, o.now) {
+		add("%d beacons were of another format: run versions that are nearer to each other", n)
+	}
+	if n := o.faults[node.BeaconCluster.String()]; t.cluster.grew(n, o.now) {
+		add("%d beacons were of another cluster on the same address: give one of the two another address or cluster.beacon_port", n)
+	}
+	if late := o.line.Lateness; t.late.grewWithin(late.Skipped, o.now, lateLately) {
+		add("beacons leave late, the last time by %v: this machine is too busy (the thread that sends them is scheduled as %s)", late.LastSkip.Round(time.Millisecond), o.line.Class)
+	}
+	failed := o.line.Wire.Dropped + o.line.Wire.Failed
+	if t.failed.grewWithin(failed, o.now, lateLately) && l.link.OK {
+		add("%d beacons could not be sent on the wire, the last one: %v", failed, o.line.Wire.LastError)
+	}
+	if n := o.line.Wire.Overflows + o.line.Unicast.Overflows; t.overflow.grew(n, o.now) {
+		add("%d beacons found no room in their socket: this node is flooded, or could not keep up", n)
+	}
+}
