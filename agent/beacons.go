@@ -23,6 +23,7 @@ type beaconLine interface {
 	Send(context.Context, link.Build) error
 	Receive(context.Context, func(link.Received)) error
 	Kick()
+	Unread() bool
 	Tell(to netip.AddrPort, payload []byte) error
 	Status() link.BeaconStatus
 }
@@ -120,6 +121,7 @@ func (b *beacons) run(ctx context.Context, start func(func() error)) {
 			case <-b.timer.C:
 				b.mu.Lock()
 				b.due = 0
+				b.attend(b.now())
 				b.tend(b.now())
 				b.mu.Unlock()
 			}
@@ -131,6 +133,7 @@ func (b *beacons) run(ctx context.Context, start func(func() error)) {
 func (b *beacons) build(now time.Duration, buf []byte) (payload []byte, marked bool, unicast []netip.AddrPort, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.attend(now)
 	if marked, ok = b.herald.Beacon(now, &b.next); ok {
 		var err error
 		if payload, err = b.writer.Append(buf, &b.next); err != nil {
@@ -141,6 +144,10 @@ func (b *beacons) build(now time.Duration, buf []byte) (payload []byte, marked b
 	b.tend(now)
 	return payload, marked, unicast, ok
 }
+
+// attend tells the herald whether everything that has come has been heard: a
+// goroutine that does not get to read must not make its peers look silent. It needs mu.
+func (b *beacons) attend(now node.Time) { b.herald.Attend(now, !b.line.Unread()) }
 
 // addressees are those who get the beacon by unicast too.
 func (b *beacons) addressees(now node.Time) []netip.AddrPort {

@@ -226,6 +226,8 @@ func (l *fakeLine) Receive(ctx context.Context, deliver func(link.Received)) err
 	}
 }
 
+func (l *fakeLine) Unread() bool { return len(l.incoming) > 0 }
+
 // Tell carries a letter on the unicast medium.
 func (l *fakeLine) Tell(_ netip.AddrPort, payload []byte) error {
 	l.mu.Lock()

@@ -98,6 +98,11 @@ func (h *Herald) Say(now Time, b Bulletin) (news, drop bool) {
 // Know tells of an incarnation that is a member.
 func (h *Herald) Know(now Time, inc Incarnation) { h.live.Know(h.at(now), inc) }
 
+// Attend comes before Beacon and Events: it says whether all that has come has been
+// heard. While datagrams wait to be read nobody's silence is counted, and nobody is
+// held dead because this node is too busy to listen.
+func (h *Herald) Attend(now Time, heardAll bool) { h.live.Attend(h.at(now), heardAll) }
+
 // Forget drops an incarnation that has left, or was replaced.
 func (h *Herald) Forget(inc Incarnation) {
 	h.live.Forget(inc)

@@ -3,6 +3,7 @@ package node
 import (
 	"cmp"
 	"slices"
+	"time"
 )
 
 // Medium is a way that beacons take.
@@ -142,7 +143,11 @@ type Liveness struct {
 	now    Time
 	// slept is how long this node was stalled, in all. now-slept is the attentive
 	// clock, on which silence is measured.
-	slept      Time
+	slept Time
+	// heardAll is until when, on that clock, all that has come has been heard, if
+	// attends. What has come and waits to be heard ends no silence yet, but it is none.
+	heardAll   Time
+	attends    bool
 	neighbours []*neighbour // in rising order of their keys
 	changes    []StandingChange
 }
@@ -152,13 +157,32 @@ func NewLiveness(self Incarnation, detect Detect) *Liveness {
 	return &Liveness{self: self, key: KeyOf(self), detect: detect}
 }
 
-// wake moves the clocks. It returns the attentive one.
-func (l *Liveness) wake(now Time) Time {
+// Attend says that the time has come to judge, and whether all that has come has been
+// heard. As long as it has not, the silence of others is not counted: they may have
+// spoken. A node that never calls it hears everything at once.
+func (l *Liveness) Attend(now Time, heardAll bool) {
+	if att := l.stir(now); heardAll || !l.attends {
+		l.heardAll = att
+	}
+	l.attends = true
+}
+
+// stir moves the clocks. It returns the attentive one.
+func (l *Liveness) stir(now Time) Time {
 	if gap := now - l.now; gap > 2*l.detect.Interval {
 		l.slept += gap - l.detect.Interval
 	}
 	l.now = max(l.now, now)
 	return l.now - l.slept
+}
+
+// wake moves the clocks too. It returns the time up to which silence can be told.
+func (l *Liveness) wake(now Time) Time {
+	att := l.stir(now)
+	if l.attends {
+		return min(att, l.heardAll)
+	}
+	return att
 }
 
 // Know tells of an incarnation of which others than beacons speak. It may then be
@@ -232,7 +256,7 @@ func (l *Liveness) Deadline(now Time) Time {
 	for _, n := range l.neighbours {
 		for _, at := range [...]Time{n.seenAt + l.detect.D, n.seenAt + l.detect.quiet(), n.backAt + l.detect.Return} {
 			if at > att {
-				next = min(next, at+l.slept)
+				next = min(next, max(at+l.slept, l.now+time.Millisecond))
 			}
 		}
 	}

@@ -53,7 +53,7 @@ type Hearing struct {
 
 // Hear takes a beacon whose signature is good. It keeps nothing of it.
 func (l *Liveness) Hear(now Time, medium Medium, b *Beacon) Hearing {
-	att := l.wake(now)
+	att := l.stir(now)
 	if b.Incarnation == l.self {
 		return Hearing{Kind: HeardOwn}
 	}

@@ -73,6 +73,7 @@ func (w *world) kick(n *simNode) {
 
 func (w *world) beacon(n *simNode) {
 	var b Beacon
+	n.herald.Attend(w.now, len(n.unread) == 0)
 	marked, ok := n.herald.Beacon(w.now, &b)
 	if marked && n.lease > w.now {
 		w.setLease(n, w.now+w.kernelTime(w.timing.L))
@@ -105,13 +106,35 @@ func (w *world) carry(from, to *simNode, medium Medium, b *Beacon) {
 	core := to.core
 	w.at(w.net.delay(w.rng), func() {
 		if to.core == core {
-			w.whenAwake(to, func() { w.hear(to, medium, b) })
+			w.whenAwake(to, func() { w.read(to, func() { w.hear(to, medium, b) }) })
 		}
 	})
 }
 
 // deafWire: its switch port does not forward yet.
 func (w *world) deafWire(n *simNode, medium Medium) bool { return n.deaf && medium == Wire }
+
+// read is the goroutine that receives, which may not run though others do.
+func (w *world) read(n *simNode, hear func()) {
+	if w.now >= n.starved && len(n.unread) == 0 {
+		hear()
+		return
+	}
+	n.unread = append(n.unread, hear)
+	if len(n.unread) > 1 {
+		return
+	}
+	core := n.core
+	w.at(max(n.starved-w.now, ms/10), func() {
+		unread := n.unread
+		n.unread = nil
+		for _, hear := range unread {
+			if n.core == core {
+				hear()
+			}
+		}
+	})
+}
 
 func (w *world) hear(n *simNode, medium Medium, b *Beacon) {
 	heed := n.herald.Hear(w.now, medium, b)
@@ -140,7 +163,10 @@ func (w *world) tend(n *simNode) {
 		w.at(at-w.now, func() {
 			n.tending = false
 			if n.core == core {
-				w.whenAwake(n, func() { w.tend(n) })
+				w.whenAwake(n, func() {
+					n.herald.Attend(w.now, len(n.unread) == 0)
+					w.tend(n)
+				})
 			}
 		})
 	}

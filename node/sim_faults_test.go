@@ -9,7 +9,7 @@ import (
 // nobody from all others.
 func (w *world) mishap() {
 	n := w.some()
-	switch w.rng.IntN(14) {
+	switch w.rng.IntN(16) {
 	case 0, 1:
 		w.stall(n, w.randomly(600*ms))
 	case 2:
@@ -44,6 +44,9 @@ func (w *world) mishap() {
 		w.beaconLoss = 0
 	case 11:
 		w.cutGossip(n)
+	case 12, 13:
+		w.log("%s does not get to read", n.name)
+		n.starved = w.now + w.randomly(600*ms)
 	default:
 		w.planned()
 	}

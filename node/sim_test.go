@@ -72,13 +72,15 @@ type simNode struct {
 	answers  []Answer
 	steadyAt Time // since when it is active
 	herald   *Herald
-	lease    Time    // of the kernel: valid until then
-	leased   bool    // by the books
-	stalled  Time    // until then the process does nothing
-	blocked  bool    // the core makes no progress, though its process runs
-	backlog  []Event // that wait for the core to go on
-	kicked   bool    // a beacon is about to leave out of turn
-	tending  bool    // the herald will be looked at
+	lease    Time     // of the kernel: valid until then
+	leased   bool     // by the books
+	stalled  Time     // until then the process does nothing
+	starved  Time     // until then its receiver reads nothing
+	unread   []func() // what waits to be read
+	blocked  bool     // the core makes no progress, though its process runs
+	backlog  []Event  // that wait for the core to go on
+	kicked   bool     // a beacon is about to leave out of turn
+	tending  bool     // the herald will be looked at
 	arming   bool
 	takes    int // how many buckets its kernel has begun to accept
 }
@@ -320,7 +322,7 @@ func (w *world) start(n *simNode) {
 		return
 	}
 	n.boot = w.rng.Uint64() | 1
-	n.stalled, n.backlog = 0, nil
+	n.stalled, n.backlog, n.starved, n.unread = 0, nil, 0, nil
 	services := make([]Service, w.services)
 	for i := range services {
 		services[i] = Service{Name: fmt.Sprintf("s%d", i), Checked: w.checked, Linger: true, LingerAll: w.wholes}

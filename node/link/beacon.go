@@ -80,6 +80,19 @@ func (b *Beacons) Tell(to netip.AddrPort, payload []byte) error {
 	return nil
 }
 
+// Unread reports whether datagrams have come that Receive has not read yet. It does not
+// wait, and may be called from the thread that sends.
+func (b *Beacons) Unread() bool {
+	for _, socket := range []int{b.wire.socket, b.unicast.socket} {
+		// The length of the next one (udp_ioctl in net/ipv4/udp.c); 0: there is none. An
+		// error means that the socket is closed, and so nothing is heard at all.
+		if n, err := unix.IoctlGetInt(socket, unix.TIOCINQ); err != nil || n > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // receiveBuffer of a socket, in bytes as the kernel counts them, is room for about
 // five thousand beacons: two seconds of 63 peers at 50 per second each, while the
 // default is full after 256.
@@ -110,12 +123,13 @@ func (b *Beacons) open() (err error) {
 	own := b.link.config.Address
 	b.wire = inlet{medium: MediumWire, own: own, longest: MaxBeacon, now: b.config.Now}
 	b.unicast = inlet{medium: MediumUnicast, own: own, longest: MaxLetter, now: b.config.Now}
-	if b.wire.conn, _, err = listen(netip.AddrPortFrom(b.link.config.VIPs[0], b.config.Port)); err != nil {
+	if b.wire.conn, b.wire.socket, err = listen(netip.AddrPortFrom(b.link.config.VIPs[0], b.config.Port)); err != nil {
 		return err
 	}
-	if b.unicast.conn, b.sender.udp, err = listen(netip.AddrPortFrom(own, b.config.Port)); err != nil {
+	if b.unicast.conn, b.unicast.socket, err = listen(netip.AddrPortFrom(own, b.config.Port)); err != nil {
 		return err
 	}
+	b.sender.udp = b.unicast.socket
 	if b.sender.unmarked, err = transmitter(0); err != nil {
 		return err
 	}

@@ -72,6 +72,7 @@ func (b *Beacons) Receive(ctx context.Context, deliver func(Received)) error {
 type inlet struct {
 	medium   Medium
 	conn     *net.UDPConn
+	socket   int // of conn
 	own      netip.Addr
 	longest  int // of its datagrams
 	now      func() time.Duration

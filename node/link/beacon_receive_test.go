@@ -145,3 +145,25 @@ func TestReceiveAfterCloseIsAnError(t *testing.T) {
 	}
 	n.Kick() // must not panic, nor write to whatever has the descriptor now
 }
+
+// What has come and was not read is known without reading it, on either medium.
+func TestUnread(t *testing.T) {
+	s := newSegment(t)
+	n := newBeaconer(s, "n", "192.0.2.11", nil)
+	user := s.join("c", "192.0.2.1/24")
+	for medium, send := range map[string]func(){
+		"wire": func() { injectFrame(s.host, "br0", beaconFrameFrom(netip.MustParseAddr("192.0.2.12"), 255, "x")) },
+		"unicast": func() {
+			user.do(func() error { return sendUDP(n.at(), []byte("x")) })
+		},
+	} {
+		n.stopReceiving()
+		if n.Unread() {
+			t.Fatalf("%s: something is unread though nothing was sent", medium)
+		}
+		send()
+		eventually(t, medium+": it is unread", n.Unread)
+		n.receive()
+		eventually(t, medium+": it was read", func() bool { return !n.Unread() })
+	}
+}
