@@ -77,15 +77,19 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	// The last to go: while it is there, the agent is.
 	control := newControl(socket)
 	cleanup.add(control.Close)
-	probed := true
-	if err := wire.Probe(ctx); err != nil {
+	probed := false
+	// Flows of an earlier life do not wait for the better part of a second: their
+	// address is up, and it is asked for before this node serves again.
+	if !wire.LeftUp() {
+		err := wire.Probe(ctx)
 		if errors.As(err, new(*link.ConflictError)) || ctx.Err() != nil {
 			return err
 		}
-		// Perhaps the machine has only just started. The address does not come up
-		// before it is known to be free.
-		opts.Log.Warn("it is not known yet whether another host has the address", "error", err)
-		probed = false
+		if probed = err == nil; !probed {
+			// Perhaps the machine has only just started. The address does not come up
+			// before it is known to be free.
+			opts.Log.Warn("it is not known yet whether another host has the address", "error", err)
+		}
 	}
 	layout, err := hashring.NewLayout(cfg.Cluster, cfg.Spec.Seed, cfg.Spec.Buckets)
 	if err != nil {
@@ -132,8 +136,8 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	if err := wire.Discard(); err != nil {
 		return err
 	}
-	if probed && wire.LeftUp() {
-		// The flows of the last life need the group at once, not only when this node serves.
+	if wire.LeftUp() {
+		// Its flows need the group at once, not only when this node serves.
 		if err := wire.Up(); err != nil {
 			return err
 		}
