@@ -241,7 +241,7 @@ func TestHostID(t *testing.T) {
 		h.do(func() (err error) { id, err = hostID(); return err })
 		return id
 	}
-	if id(a) != id(a) || id(a) == id(b) {
-		t.Errorf("%s, %s; elsewhere %s", id(a), id(a), id(b))
+	if first, again, elsewhere := id(a), id(a), id(b); first != again || first == elsewhere {
+		t.Errorf("%s, %s; elsewhere %s", first, again, elsewhere)
 	}
 }
