@@ -93,6 +93,7 @@ check  other: tcp 127.0.0.1:80: connection refused
 		}, `
 OK: node web-1 of cluster web is active
 address 192.0.2.100 at 01:00:5e:7f:02:64, view 9f2c1a2b agreed
+lease held
 packets: 123456 accepted, 234567 dropped (the other nodes' share)
 
   NODE   ADDRESS     PHASE       HEALTH  WEIGHT  BUCKETS  SHARE    FLOWS
