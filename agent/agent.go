@@ -24,6 +24,9 @@ type Options struct {
 	Version string
 	// Leave asks the agent, when closed, to hand everything over and end.
 	Leave <-chan struct{}
+	// Restart is the same for a start soon after: the address stays up, and what is
+	// connected to this node with it.
+	Restart <-chan struct{}
 	// Ready is called once the agent answers at its control socket.
 	Ready func()
 	// Untuned is why the process may not be on time, see Tune.
@@ -33,7 +36,8 @@ type Options struct {
 
 // Run is the agent: it joins the cluster, serves its share, and returns when it
 // has left (nil), when the context ends (nil; the buckets are dropped, not
-// handed over), or when it cannot go on. The host is left as it was found.
+// handed over), or when it cannot go on. The host is left as it was found; but when
+// the flows are kept for the next start, with all that they need.
 func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	cleanup := &undo{}
 	defer func() {
@@ -49,6 +53,7 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	}
 	wire, err := link.Open(link.Config{
 		Interface: cfg.Interface, Address: cfg.Address, VIPs: cfg.Spec.VIPs, MAC: mac, Log: opts.Log,
+		Changes: loadChanges(cfg.StateDir, opts.Log), Remember: func(c link.Changes) error { return saveChanges(cfg.StateDir, c) },
 	})
 	if err != nil {
 		return err
@@ -72,15 +77,19 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	// The last to go: while it is there, the agent is.
 	control := newControl(socket)
 	cleanup.add(control.Close)
-	probed := true
-	if err := wire.Probe(ctx); err != nil {
+	probed := false
+	// Flows of an earlier life do not wait for the better part of a second: their
+	// address is up, and it is asked for before this node serves again.
+	if !wire.LeftUp() {
+		err := wire.Probe(ctx)
 		if errors.As(err, new(*link.ConflictError)) || ctx.Err() != nil {
 			return err
 		}
-		// Perhaps the machine has only just started. The address does not come up
-		// before it is known to be free.
-		opts.Log.Warn("it is not known yet whether another host has the address", "error", err)
-		probed = false
+		if probed = err == nil; !probed {
+			// Perhaps the machine has only just started. The address does not come up
+			// before it is known to be free.
+			opts.Log.Warn("it is not known yet whether another host has the address", "error", err)
+		}
 	}
 	layout, err := hashring.NewLayout(cfg.Cluster, cfg.Spec.Seed, cfg.Spec.Buckets)
 	if err != nil {
@@ -91,7 +100,13 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	if err != nil {
 		return err
 	}
-	cleanup.add(filter.Close)
+	keepFlows := false // for the next life
+	cleanup.add(func() error {
+		if keepFlows {
+			return filter.Abandon()
+		}
+		return filter.Close()
+	})
 
 	l := newLoop(cfg, opts.Log, remembered)
 	l.kernel = newKernel(filter, opts.Log, l)
@@ -108,10 +123,25 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	l.beacons.line = line
 	// A node that has the VIP without a socket answers the others' beacons with errors.
 	cleanup.add(line.Close)
-	cleanup.add(wire.Down)
-	// First of all nothing is accepted any more: a VIP removed under accepting
-	// rules would be forwarded back to the wire.
-	cleanup.add(filter.Withdraw)
+	cleanup.add(func() error {
+		// First of all nothing is accepted any more: a VIP removed under accepting
+		// rules would be forwarded back to the wire.
+		err := filter.Withdraw()
+		if keepFlows {
+			opts.Log.Info("the address stays up here for the connections that are open: start this node again soon")
+			return errors.Join(err, wire.Abandon())
+		}
+		return errors.Join(err, wire.Down())
+	})
+	if err := wire.Discard(); err != nil {
+		return err
+	}
+	if wire.LeftUp() {
+		// Its flows need the group at once, not only when this node serves.
+		if err := wire.Up(); err != nil {
+			return err
+		}
+	}
 
 	cluster, err := gossip.New(gossip.Config{
 		Name: cfg.Name, Cluster: cfg.Cluster, Bind: netip.AddrPortFrom(cfg.Address, cfg.Port),
@@ -132,7 +162,9 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 		return nft.ListFlows(spec, protocols, slots, most)
 	}
 	a.flows = func() iter.Seq2[nft.Flow, error] { return nft.Flows(cfg.Spec.VIPs) }
-	return a.run(ctx)
+	err = a.run(ctx)
+	keepFlows = err == nil && l.keepFlows
+	return err
 }
 
 // gossipDetection is how fast gossip finds deaths. Beacons do, and gossip only

@@ -67,8 +67,8 @@ func (c *Client) Join(ctx context.Context, seeds []string) (r Reply, err error) 
 }
 
 // Leave asks the agent to hand everything over and end. It does not wait for that.
-func (c *Client) Leave(ctx context.Context) (r Reply, err error) {
-	err = c.do(ctx, http.MethodPost, "/v1/leave", nil, &r)
+func (c *Client) Leave(ctx context.Context, q LeaveRequest) (r Reply, err error) {
+	err = c.do(ctx, http.MethodPost, "/v1/leave", q, &r)
 	return r, err
 }
 

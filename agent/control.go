@@ -16,7 +16,7 @@ import (
 //	GET  /v1/explain?addr=&service=  Explanation
 //	POST /v1/wish    WishRequest     Reply
 //	POST /v1/join    JoinRequest     Reply
-//	POST /v1/leave                   Reply
+//	POST /v1/leave   LeaveRequest    Reply
 //
 // A refusal has status 409, a malformed request 400, an agent that is ending 503,
 // all with a Reply whose Error is a line for the operator.
@@ -32,6 +32,13 @@ type WishRequest struct {
 // JoinRequest names more seeds.
 type JoinRequest struct {
 	Seeds []string `json:"seeds"`
+}
+
+// LeaveRequest asks the agent to end; it may be left out.
+type LeaveRequest struct {
+	// KeepFlows leaves the address up, and the open connections with it, for an agent
+	// that is started soon after.
+	KeepFlows bool `json:"keep_flows,omitempty"`
 }
 
 // Reply is the answer to a command.

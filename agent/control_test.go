@@ -237,15 +237,49 @@ func TestJoin(t *testing.T) {
 
 func TestLeaveByCommand(t *testing.T) {
 	r := newRig(t, "a").start()
-	if reply, err := r.client.Leave(t.Context()); err != nil || reply.Node != "a" {
+	if reply, err := r.client.Leave(t.Context(), LeaveRequest{}); err != nil || reply.Node != "a" {
 		t.Errorf("%+v, %v", reply, err)
 	}
 	if err := r.end(t); err != nil || !r.members.left {
 		t.Errorf("ended with %v, goodbye %t", err, r.members.left)
 	}
+	if r.loop.keepFlows {
+		t.Error("the flows are kept")
+	}
 	must(t, r.control.Close())
 	if _, err := r.client.Status(t.Context()); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("status after the end: %v", err)
+	}
+}
+
+// For a restart the flows are left to the next life, for which the others wait.
+func TestLeaveForARestart(t *testing.T) {
+	for name, leave := range map[string]func(r *rig) error{
+		"by command": func(r *rig) error {
+			_, err := r.client.Leave(t.Context(), LeaveRequest{KeepFlows: true})
+			return err
+		},
+		"by signal": func(r *rig) error { close(r.restart); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, rigs := newCluster(t, "a", "b")
+			a, b := rigs[0], rigs[1]
+			must(t, leave(a))
+			if err := a.end(t); err != nil || !a.members.left || !a.loop.keepFlows {
+				t.Errorf("ended with %v, goodbye %t, flows kept %t", err, a.members.left, a.loop.keepFlows)
+			}
+			if a.filter.owned() != 0 || b.filter.owned() != buckets {
+				t.Errorf("a has %d buckets, b %d of %d", a.filter.owned(), b.filter.owned(), buckets)
+			}
+			b.loop.Event(gossip.Dead{Name: "a", Left: true})
+			eventually(t, func() error {
+				s := b.status(t)
+				if n := s.Nodes[0]; len(s.Nodes) != 2 || n.Name != "a" || n.Alive || n.Phase != "restarting" || len(n.Services) != 1 {
+					return fmt.Errorf("b sees %+v", s.Nodes)
+				}
+				return nil
+			})
+		})
 	}
 }
 
@@ -263,6 +297,7 @@ func TestMalformedRequests(t *testing.T) {
 		{"POST", "/v1/wish", `{"want":3}`, 400, "cannot unmarshal"},
 		{"POST", "/v1/wish", `{"node":"` + strings.Repeat("x", 2<<20) + `"}`, 400, "too large"},
 		{"POST", "/v1/join", `[]`, 400, "cannot unmarshal"},
+		{"POST", "/v1/leave", `{"keep":true}`, 400, `unknown field "keep"`},
 		{"GET", "/v1/leave", "", 405, ""},
 		{"DELETE", "/v1/status", "", 405, ""},
 		{"GET", "/", "", 404, ""},

@@ -159,8 +159,12 @@ func reachedNodes(n int) string {
 	return fmt.Sprintf("reached %d nodes", n)
 }
 
-func (a *agent) serveLeave(w http.ResponseWriter, _ *http.Request) {
-	a.loop.post(node.Leave{})
+func (a *agent) serveLeave(w http.ResponseWriter, r *http.Request) {
+	var q LeaveRequest
+	if r.ContentLength != 0 && !readBody(w, r, &q) {
+		return
+	}
+	a.loop.post(node.Leave{KeepFlows: q.KeepFlows})
 	reply(w, http.StatusOK, Reply{Node: a.cfg.Name})
 }
 

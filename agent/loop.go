@@ -50,11 +50,12 @@ type loop struct {
 	unready  string           // why the packet filter is not in place, though the interface is; "": it is
 	wire     node.WireChanged // as the core was told last
 
-	news     news
-	strays   strays
-	fatal    error
-	stop     bool
-	exchange atomic.Pointer[[]byte] // what LocalState answers
+	news      news
+	strays    strays
+	fatal     error
+	stop      bool
+	keepFlows bool                   // with stop: for the next life
+	exchange  atomic.Pointer[[]byte] // what LocalState answers
 }
 
 // answer ends a wait at the control socket.
@@ -176,7 +177,7 @@ func (l *loop) step(ev node.Event) {
 			l.beacons.forget(e.Incarnation)
 			delete(l.strays.alive, e.Incarnation)
 		case node.Stop:
-			l.stop = true
+			l.stop, l.keepFlows = true, e.KeepFlows
 		default:
 			panic(fmt.Sprintf("agent: unknown effect %T", effect))
 		}

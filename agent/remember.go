@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 
 	"github.com/peervip/peervip/gossip"
+	"github.com/peervip/peervip/node/link"
 )
 
 // memory is what a node remembers over a restart, in state_dir/state.json.
@@ -19,7 +21,12 @@ type memory struct {
 	Peers   []gossip.Peer `json:"peers"`
 }
 
-const memoryFile = "state.json"
+const (
+	memoryFile = "state.json"
+	// changesFile is what link.Config.Remember was given last. It is a file of its own,
+	// for link writes it when it must, and the loop writes the other.
+	changesFile = "host.json"
+)
 
 // loadMemory reads what was remembered; nothing, if there is no file yet. A file
 // that cannot be read is an error: the node may be one that must stay drained.
@@ -42,15 +49,39 @@ func loadMemory(dir string) (memory, error) {
 // save replaces the file as a whole, so that a crash leaves the old or the new.
 // When it returns, the new one outlives the loss of power.
 func (m memory) save(dir string) error {
-	path := filepath.Join(dir, memoryFile)
-	if err := m.replace(dir, path); err != nil {
+	return saveJSON(dir, memoryFile, m)
+}
+
+// loadChanges reads what an earlier life has changed on the host and not put back.
+// Without it a clean stop leaves a few sysctls behind; that is no reason not to start.
+func loadChanges(dir string, log *slog.Logger) (c link.Changes) {
+	path := filepath.Join(dir, changesFile)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return c
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &c)
+	}
+	if err != nil {
+		log.Warn("it is not known which sysctls an earlier run has changed; they stay as they are", "file", path, "error", err)
+		return link.Changes{}
+	}
+	return c
+}
+
+func saveChanges(dir string, c link.Changes) error { return saveJSON(dir, changesFile, c) }
+
+func saveJSON(dir, name string, v any) error {
+	path := filepath.Join(dir, name)
+	if err := replaceJSON(dir, path, v); err != nil {
 		return fmt.Errorf("saving what this node remembers in %s: %w", path, err)
 	}
 	return nil
 }
 
-func (m memory) replace(dir, path string) error {
-	b, err := json.Marshal(m)
+func replaceJSON(dir, path string, v any) error {
+	b, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}

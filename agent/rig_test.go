@@ -95,6 +95,7 @@ type rig struct {
 	log     *logText
 	rejoins atomic.Int64 // how often gossip was asked to try again
 	leave   chan struct{}
+	restart chan struct{}
 	cancel  context.CancelFunc
 	ended   chan struct{} // run has returned err
 	err     error
@@ -129,7 +130,7 @@ func newRig(t *testing.T, name string, change ...func(*Config)) *rig {
 	must(t, err)
 	r := &rig{
 		filter: newFakeFilter(), link: newFakeWire(), members: &fakeCluster{}, client: NewClient(cfg.Socket),
-		log: &logText{}, leave: make(chan struct{}), ended: make(chan struct{}),
+		log: &logText{}, leave: make(chan struct{}), restart: make(chan struct{}), ended: make(chan struct{}),
 	}
 	l := newLoop(cfg, r.log.logger(), remembered)
 	l.kernel = newKernel(r.filter, l.log, l)
@@ -146,7 +147,7 @@ func newRig(t *testing.T, name string, change ...func(*Config)) *rig {
 	l.find = func(hashring.Set) {}
 	noFlows := func(slots hashring.Set) (hashring.Set, error) { return hashring.NewSet(slots.Cap()), nil }
 	r.agent = &agent{
-		cfg: cfg, opts: Options{Version: "test", Leave: r.leave, Log: l.log}, loop: l, wire: r.link, cluster: r.members,
+		cfg: cfg, opts: Options{Version: "test", Leave: r.leave, Restart: r.restart, Log: l.log}, loop: l, wire: r.link, cluster: r.members,
 		control: newControl(socket), attach: func(context.Context) error { return nil }, mac: mac, flows: sevenFlows, live: noFlows, layout: layout, look: 20 * time.Millisecond, started: time.Now(),
 	}
 	t.Cleanup(func() {

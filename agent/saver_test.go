@@ -16,6 +16,7 @@ import (
 
 	"github.com/peervip/peervip/gossip"
 	"github.com/peervip/peervip/node"
+	"github.com/peervip/peervip/node/link"
 )
 
 func exampleMemory() memory {
@@ -69,6 +70,29 @@ func TestDamagedMemory(t *testing.T) {
 	must(t, os.Mkdir(filepath.Join(dir, memoryFile), 0o700))
 	if _, err := loadMemory(dir); err == nil || !strings.HasPrefix(err.Error(), "node.state_dir: reading what this node remembers: ") {
 		t.Errorf("a directory: %v", err)
+	}
+}
+
+// What is changed on the host outlives the process; a memory of it that is lost keeps
+// nobody from starting.
+func TestChangesOutliveTheProcess(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	log := &logText{}
+	want := link.Changes{Host: "x/1", Settings: []link.Setting{{Where: "eth0", Key: "arp_ignore", Index: 2, Found: 0, Set: 1}}}
+	for _, want := range []link.Changes{{}, want} {
+		if want.Host != "" {
+			must(t, saveChanges(dir, want))
+		}
+		if diff := cmp.Diff(want, loadChanges(dir, log.logger())); diff != "" {
+			t.Errorf("(-want +got)\n%s", diff)
+		}
+	}
+	if log.String() != "" {
+		t.Errorf("log: %s", log)
+	}
+	must(t, os.WriteFile(filepath.Join(dir, changesFile), []byte(`{"host":"x/1","settings":[{"where":"eth0"},3]}`), 0o600))
+	if got := loadChanges(dir, log.logger()); got.Host != "" || got.Settings != nil || !strings.Contains(log.String(), "level=WARN") {
+		t.Errorf("damaged: %+v, log: %s", got, log)
 	}
 }
 

@@ -113,12 +113,19 @@ func (a *agent) run(ctx context.Context) error {
 		})
 	}
 	group.Go(func() error {
-		select {
-		case <-a.opts.Leave:
-			l.post(node.Leave{})
-		case <-ctx.Done():
+		leave, restart := a.opts.Leave, a.opts.Restart
+		for {
+			select {
+			case <-leave:
+				l.post(node.Leave{})
+				leave = nil
+			case <-restart:
+				l.post(node.Leave{KeepFlows: true})
+				restart = nil
+			case <-ctx.Done():
+				return nil
+			}
 		}
-		return nil
 	})
 	a.control.serve(a.handler())
 	group.Go(func() error { return a.control.watch(ctx) })

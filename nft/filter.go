@@ -229,6 +229,17 @@ func (f *Filter) Close() error {
 	return err
 }
 
+// Abandon ends the connection. The owner tables go with it; the guard stays and
+// silences the VIP, until the next Install takes it over.
+func (f *Filter) Abandon() error {
+	if f.conn == nil {
+		return nil
+	}
+	err := errors.Join(f.Withdraw(), f.conn.CloseLasting())
+	f.conn = nil
+	return err
+}
+
 // remove deletes those of the tables that are there.
 func (f *Filter) remove(tables []table) error {
 	there, err := f.present(tables)

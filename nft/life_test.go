@@ -50,6 +50,32 @@ func TestCloseLeavesTheHostAsFound(t *testing.T) {
 	}
 }
 
+// An agent that is to be started again leaves the guard, and the next one takes it
+// over.
+func TestAbandonLeavesTheGuard(t *testing.T) {
+	ns := host(t)
+	before := ruleset(t, ns)
+	f := installed(t, ns, testSpec())
+	commit(t, f, Change{Bucket: 1, State: node.Own})
+	for range 2 {
+		if err := f.Abandon(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := ruleset(t, ns); !strings.Contains(got, guardName) || strings.Contains(got, "flags owner") {
+		t.Errorf("the guard alone should be left:\n%s", got)
+	}
+	if err := f.Commit(nil); !errors.Is(err, ErrClosed) {
+		t.Errorf("Commit after Abandon: %v", err)
+	}
+	if err := installed(t, ns, testSpec()).Close(); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, ruleset(t, ns)); diff != "" {
+		t.Errorf("the next life left something:\n%s", diff)
+	}
+}
+
 func TestBeforeInstallThereIsNothingToUse(t *testing.T) {
 	f := openFilter(t, host(t))
 	_, countersErr := f.Counters()

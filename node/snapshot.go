@@ -68,6 +68,13 @@ func (c *Core) Snapshot() Snapshot {
 	for _, p := range c.order {
 		s.Nodes = append(s.Nodes, c.peerSnapshot(p))
 	}
+	for _, m := range c.mourned {
+		if m.announced && c.peers[m.name] == nil { // it has left, and will be back
+			s.Nodes = append(s.Nodes, NodeSnapshot{
+				Incarnation: Incarnation{Name: m.name}, Phase: Restarting, Services: make([]NodeServiceSnapshot, len(c.cfg.Services)),
+			})
+		}
+	}
 	slices.SortFunc(s.Nodes, func(a, b NodeSnapshot) int { return cmp.Compare(a.Name, b.Name) })
 	claimants := c.claimants()
 	for i, svc := range c.cfg.Services {

@@ -21,7 +21,8 @@ func newAgentCommand() *cobra.Command {
 		Short: "Run this node: join the cluster and serve a share of the address",
 		Long: `Runs in the foreground and logs to standard error. SIGTERM or SIGINT hands all
 buckets over to the other nodes and ends; a second one ends at once. Either way
-the host is left as it was found.`,
+the host is left as it was found. SIGUSR2 does what ` + "`peervip leave --keep-flows`" + `
+does: open connections wait for the next start.`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, warnings, err := loadConfig(cmd)
@@ -48,47 +49,65 @@ func newLogger(cfg agent.Config) *slog.Logger {
 }
 
 func runAgent(ctx context.Context, cfg agent.Config, log *slog.Logger) error {
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
+	signals := make(chan os.Signal, 3)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, restartSignal)
 	defer signal.Stop(signals)
 	info, _ := debug.ReadBuildInfo()
 	untuned := agent.Tune()
 	if untuned != nil {
 		log.Debug("beacons may be late when this machine is busy", "error", untuned)
 	}
-	return untilSignalled(ctx, log, signals, func(ctx context.Context, leave <-chan struct{}) error {
+	return untilSignalled(ctx, log, signals, func(ctx context.Context, leave, restart <-chan struct{}) error {
 		return agent.Run(ctx, cfg, agent.Options{
-			Version: shortVersion(version, info), Leave: leave, Log: log, Untuned: untuned,
+			Version: shortVersion(version, info), Leave: leave, Restart: restart, Log: log, Untuned: untuned,
 			Ready: func() { tellSystemd(log, daemon.SdNotifyReady) },
 		})
 	})
 }
 
+// restartSignal asks for a leave that keeps the open connections for the next start;
+// systemd sends it where the unit says so (RestartKillSignal=).
+const restartSignal = unix.SIGUSR2
+
 // untilSignalled runs the agent: the first signal asks it to leave, the second
-// does not wait for that, and a third would not be caught any more.
-func untilSignalled(ctx context.Context, log *slog.Logger, signals chan os.Signal, run func(ctx context.Context, leave <-chan struct{}) error) error {
+// does not wait for that, and a third would not be caught any more. restartSignal
+// asks for a restart, and does not count.
+func untilSignalled(ctx context.Context, log *slog.Logger, signals chan os.Signal, run func(ctx context.Context, leave, restart <-chan struct{}) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	leave, ended, watched := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	leave, restart := make(chan struct{}), make(chan struct{})
+	ended, watched := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(watched)
-		select {
-		case s := <-signals:
-			log.Info("handing over and leaving; a second signal ends at once", "signal", s)
-			tellSystemd(log, daemon.SdNotifyStopping)
-			close(leave)
-		case <-ended:
-			return
-		}
-		select {
-		case s := <-signals:
-			log.Warn("ending at once, nothing is handed over any more", "signal", s)
-			signal.Stop(signals)
-			cancel()
-		case <-ended:
+		leaving, restarting := false, false
+		for {
+			var s os.Signal
+			select {
+			case s = <-signals:
+			case <-ended:
+				return
+			}
+			switch {
+			case s == restartSignal && restarting:
+			case s == restartSignal:
+				restarting = true
+				log.Info("handing over; open connections wait for the next start", "signal", s)
+				tellSystemd(log, daemon.SdNotifyStopping)
+				close(restart)
+			case !leaving:
+				leaving = true
+				log.Info("handing over and leaving; a second signal ends at once", "signal", s)
+				tellSystemd(log, daemon.SdNotifyStopping)
+				close(leave)
+			default:
+				log.Warn("ending at once, nothing is handed over any more", "signal", s)
+				signal.Stop(signals)
+				cancel()
+				return
+			}
 		}
 	}()
-	err := run(ctx, leave)
+	err := run(ctx, leave, restart)
 	close(ended)
 	<-watched
 	if err != nil {

@@ -76,6 +76,9 @@ type drainWait struct {
 
 	said  string // the last line
 	begun bool   // the node was seen draining: what the others know lags behind its word
+	// restarting: the node was seen so last. It stays drained, and will be back; if it
+	// is this one, nobody answers until then.
+	restarting bool
 }
 
 func (d *drainWait) run(ctx context.Context) error {
@@ -86,11 +89,14 @@ func (d *drainWait) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err != nil {
+		away := errors.Is(err, agent.ErrNotRunning) || errors.Is(err, agent.ErrUnavailable)
+		if err != nil && !(away && d.restarting) {
 			return fmt.Errorf("%s drains, but the wait for it has ended: %w", d.node, err)
 		}
-		if drained, err := d.look(s); drained || err != nil {
-			return err
+		if err == nil {
+			if drained, err := d.look(s); drained || err != nil {
+				return err
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -103,7 +109,10 @@ func (d *drainWait) run(ctx context.Context) error {
 // look reports whether the node is drained, or why it will not be.
 func (d *drainWait) look(s agent.Status) (drained bool, err error) {
 	n, ok := findNode(s, d.node)
+	d.restarting = ok && n.Phase == node.Restarting.String()
 	switch {
+	case d.restarting:
+		return false, d.say("%s: restarting; it goes on to drain when it is back", d.node)
 	case !ok:
 		return false, fmt.Errorf("%s is no member any more", d.node)
 	case !n.Alive:
@@ -126,13 +135,20 @@ func (d *drainWait) look(s agent.Status) (drained bool, err error) {
 		buckets += svc.Own + svc.Adopt
 		flows += svc.Flows
 	}
-	if line := fmt.Sprintf("%s: %s, %d buckets and %d flows left", d.node, n.Phase, buckets, flows); line != d.said {
-		d.said = line
-		if _, err := fmt.Fprintln(d.progress, line); err != nil {
-			return false, fmt.Errorf("writing the progress: %w", err)
-		}
+	return false, d.say("%s: %s, %d buckets and %d flows left", d.node, n.Phase, buckets, flows)
+}
+
+// say tells the progress, if it is any.
+func (d *drainWait) say(format string, args ...any) error {
+	line := fmt.Sprintf(format, args...)
+	if line == d.said {
+		return nil
 	}
-	return false, nil
+	d.said = line
+	if _, err := fmt.Fprintln(d.progress, line); err != nil {
+		return fmt.Errorf("writing the progress: %w", err)
+	}
+	return nil
 }
 
 func findNode(s agent.Status, name string) (agent.NodeStatus, bool) {

@@ -27,6 +27,8 @@ func TestDrainWait(t *testing.T) {
 	dead.status.Nodes[1].Alive = false
 	gone.status.Nodes = slices.Delete(gone.status.Nodes, 1, 2)
 	away := fmt.Errorf("%w at /s", agent.ErrNotRunning)
+	restarts := phased("restarting", 0, 5)
+	restarts.status.Nodes[1].Alive = false // it has left, and is waited for
 	for _, test := range []struct {
 		name     string
 		steps    []step
@@ -48,6 +50,13 @@ func TestDrainWait(t *testing.T) {
 			"web-2: draining, 341 buckets and 7 flows left\n", "web-2 died while it drained; it stays drained when it comes back"},
 		{"it leaves", []step{phased("leaving", 341, 7)}, "", "web-2 leaves"},
 		{"it is gone", []step{gone}, "", "web-2 is no member any more"},
+		{"it restarts", []step{phased("draining", 0, 5), phased("restarting", 0, 5), restarts, phased("joining", 0, 0), phased("draining", 0, 5), phased("drained", 0, 0)},
+			"web-2: draining, 0 buckets and 5 flows left\nweb-2: restarting; it goes on to drain when it is back\n" +
+				"web-2: joining, 0 buckets and 0 flows left\nweb-2: draining, 0 buckets and 5 flows left\n", ""},
+		{"it restarts, and is the one that is asked", []step{phased("restarting", 0, 5), {err: away}, {err: agent.ErrUnavailable}, phased("drained", 0, 0)},
+			"web-2: restarting; it goes on to drain when it is back\n", ""},
+		{"it restarts, and does not come back", []step{restarts, gone},
+			"web-2: restarting; it goes on to drain when it is back\n", "web-2 is no member any more"},
 		{"the agent here ends", []step{phased("draining", 341, 7), {err: away}},
 			"web-2: draining, 341 buckets and 7 flows left\n", "web-2 drains, but the wait for it has ended: no agent runs at /s"},
 	} {
@@ -239,41 +248,52 @@ func TestLeave(t *testing.T) {
 	stopping := step{err: fmt.Errorf("at the end: %w", agent.ErrUnavailable)}
 	for _, test := range []struct {
 		name  string
+		keep  bool
 		steps []step
 		note  string
 		want  string // the error
 	}{
-		{"for good", []step{booted("1"), booted("1"), booted("1"), stopping, stopping, away}, "", ""},
-		{"restarted between two looks", []step{booted("1"), booted("1"), booted("2")},
+		{"for good", false, []step{booted("1"), booted("1"), booted("1"), stopping, stopping, away}, "", ""},
+		{"restarted between two looks", false, []step{booted("1"), booted("1"), booted("2")},
 			"web-1 has left, and was started again: to keep it out, stop its service, or drain it", ""},
-		{"never", []step{booted("1")}, "", "web-1 has not left after 30ms: see its log"},
-		{"hung at the end", []step{booted("1"), stopping}, "", "web-1 has not left after 30ms: see its log"},
-		{"not running", []step{away}, "", "no agent runs at /s"},
+		{"for a restart", true, []step{booted("1"), stopping, away}, "", ""},
+		{"for a restart, and restarted", true, []step{booted("1"), booted("2")}, "web-1 was started again, with its open connections", ""},
+		{"never", false, []step{booted("1")}, "", "web-1 has not left after 30ms: see its log"},
+		{"hung at the end", false, []step{booted("1"), stopping}, "", "web-1 has not left after 30ms: see its log"},
+		{"not running", false, []step{away}, "", "no agent runs at /s"},
 	} {
 		client := &script{steps: test.steps}
 		timeout := 20 * time.Second
 		if test.want != "" {
 			timeout = 30 * time.Millisecond
 		}
-		r, err := leave(t.Context(), client, quick, timeout)
+		r, err := leave(t.Context(), client, agent.LeaveRequest{KeepFlows: test.keep}, quick, timeout)
 		if text := fmt.Sprint(err); text != test.want && (err != nil || test.want != "") || r.Note != test.note {
 			t.Errorf("%s: %+v, %v, want %q, %q", test.name, r, err, test.note, test.want)
 		}
-		if client.left != (test.name != "not running") {
-			t.Errorf("%s: it was asked: %t", test.name, client.left)
+		if asked := client.left; (asked != nil) != (test.name != "not running") || asked != nil && asked.KeepFlows != test.keep {
+			t.Errorf("%s: it was asked %+v", test.name, asked)
 		}
 	}
 }
 
 func TestLeaveCommand(t *testing.T) {
-	f := newFakeAgent(t)
-	f.statuses = []agent.Status{booted("1").status, booted("1").status, booted("2").status}
-	f.on("POST /v1/leave", http.StatusOK, agent.Reply{Node: "web-1"})
-	stdout, _, err := f.run(t, "leave")
-	if err != nil || stdout != "web-1 has left, and was started again: to keep it out, stop its service, or drain it\n" {
-		t.Errorf("%q, %v", stdout, err)
-	}
-	if asked := f.requests(); !slices.Equal(asked, []string{"GET /v1/status", "POST /v1/leave", "GET /v1/status", "GET /v1/status"}) {
-		t.Errorf("asks %q", asked)
+	for _, test := range []struct {
+		args         []string
+		stdout, body string
+	}{
+		{[]string{"leave"}, "web-1 has left, and was started again: to keep it out, stop its service, or drain it\n", "{}"},
+		{[]string{"leave", "--keep-flows"}, "web-1 was started again, with its open connections\n", `{"keep_flows":true}`},
+	} {
+		f := newFakeAgent(t)
+		f.statuses = []agent.Status{booted("1").status, booted("1").status, booted("2").status}
+		f.on("POST /v1/leave", http.StatusOK, agent.Reply{Node: "web-1"})
+		stdout, _, err := f.run(t, test.args...)
+		if err != nil || stdout != test.stdout {
+			t.Errorf("%v: %q, %v", test.args, stdout, err)
+		}
+		if asked := f.requests(); !slices.Equal(asked, []string{"GET /v1/status", "POST /v1/leave " + test.body, "GET /v1/status", "GET /v1/status"}) {
+			t.Errorf("%v asks %q", test.args, asked)
+		}
 	}
 }

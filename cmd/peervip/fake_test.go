@@ -98,7 +98,7 @@ func (f *fakeAgent) run(t *testing.T, args ...string) (stdout, stderr string, er
 type script struct {
 	mu    sync.Mutex
 	steps []step
-	left  bool
+	left  *agent.LeaveRequest // nil: it was not asked to leave
 }
 
 type step struct {
@@ -120,10 +120,10 @@ func (s *script) Status(ctx context.Context) (agent.Status, error) {
 	return next.status, next.err
 }
 
-func (s *script) Leave(context.Context) (agent.Reply, error) {
+func (s *script) Leave(_ context.Context, q agent.LeaveRequest) (agent.Reply, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.left = true
+	s.left = &q
 	return agent.Reply{Node: "web-1"}, nil
 }
 

@@ -24,17 +24,32 @@ func newLeaveCommand() *cobra.Command {
 are open until the last one ends or spec.drain_timeout is over, says goodbye and
 ends; the command returns when it has, and the host is as it was before. A
 service manager may start it again: stop the service there instead, which does
-the same.`,
+the same.
+
+With --keep-flows the agent does not wait for open connections. It hands its
+buckets over, so that new clients go to the other nodes, and ends at once. The
+address stays up on this host, and the connections wait, silent, for the agent
+to be started again: they then go on as if nothing had been. Start it within
+30 s; later the other nodes take these connections for dead, and reset them.
+` + "`systemctl restart peervip`" + ` does all this with the unit that comes with peervip.
+If the agent is not to come back, start it once more and leave without
+--keep-flows, and the host is as it was before.`,
 		Args: usageArgs(cobra.NoArgs),
 	}
 	o := addOutputFlag(cmd)
+	var q agent.LeaveRequest
+	cmd.Flags().BoolVar(&q.KeepFlows, "keep-flows", false, "for a restart or an upgrade: open connections wait for the next start")
 	timeout := cmd.Flags().Duration("timeout", leaveTimeout, "give up waiting after this; the agent goes on")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		r, err := leave(cmd.Context(), newClient(cmd), progressPeriod, *timeout)
+		r, err := leave(cmd.Context(), newClient(cmd), q, progressPeriod, *timeout)
 		if err != nil {
 			return err
 		}
-		return printReply(cmd, *o, r, r.Node+" has left")
+		done := r.Node + " has left"
+		if q.KeepFlows {
+			done += "; its open connections wait for it: start it again within 30 s"
+		}
+		return printReply(cmd, *o, r, done)
 	}
 	return cmd
 }
@@ -42,17 +57,17 @@ the same.`,
 // leaver is the part of agent.Client that leaving needs.
 type leaver interface {
 	Status(context.Context) (agent.Status, error)
-	Leave(context.Context) (agent.Reply, error)
+	Leave(context.Context, agent.LeaveRequest) (agent.Reply, error)
 }
 
 // leave waits until the agent that was asked is gone. Another that a service
 // manager has started meanwhile is told by its boot.
-func leave(ctx context.Context, client leaver, period, timeout time.Duration) (agent.Reply, error) {
+func leave(ctx context.Context, client leaver, q agent.LeaveRequest, period, timeout time.Duration) (agent.Reply, error) {
 	before, err := client.Status(ctx)
 	if err != nil {
 		return agent.Reply{}, err
 	}
-	r, err := client.Leave(ctx)
+	r, err := client.Leave(ctx, q)
 	if err != nil {
 		return r, err
 	}
@@ -68,6 +83,9 @@ func leave(ctx context.Context, client leaver, period, timeout time.Duration) (a
 			return r, nil
 		case err == nil && s.Boot != before.Boot:
 			r.Note = fmt.Sprintf("%s has left, and was started again: to keep it out, stop its service, or drain it", r.Node)
+			if q.KeepFlows {
+				r.Note = r.Node + " was started again, with its open connections"
+			}
 			return r, nil
 		}
 		select {

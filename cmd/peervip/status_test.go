@@ -88,6 +88,19 @@ check  other: tcp 127.0.0.1:80: connection refused
   !  web-2 is dead; its buckets have gone to the others until it is started
      again
 `},
+		{"one has left and will be back", func(s *agent.Status) {
+			s.Nodes[1] = agent.NodeStatus{Name: "web-2", Phase: "restarting", Services: map[string]agent.NodeServiceStatus{"other": {}}}
+		}, `
+OK: node web-1 of cluster web is active
+address 192.0.2.100 at 01:00:5e:7f:02:64, view 9f2c1a2b agreed
+lease held
+packets: 123456 accepted, 234567 dropped (the other nodes' share)
+
+  NODE   ADDRESS     PHASE       HEALTH  WEIGHT  BUCKETS  SHARE    FLOWS
+* web-1  192.0.2.11  active      ok         100      342  33.4%       12
+  web-2              restarting  -            0        0   0.0%        0
+  web-3  192.0.2.13  active      ok         100      341  33.3%  1234567
+`},
 		{"nobody has some", func(s *agent.Status) {
 			s.Agreed, s.Services[0].Unclaimed, s.Services[0].ClaimedTwice = false, 3, 5
 			s.Nodes = s.Nodes[:1]

@@ -194,7 +194,10 @@ func nodeRow(n agent.NodeStatus, total int) []string {
 		}
 	}
 	if !n.Alive {
-		phase, health = "DEAD", "-"
+		health = "-"
+		if phase != node.Restarting.String() {
+			phase = "DEAD"
+		}
 	}
 	return []string{
 		n.Address, phase, health, fmt.Sprint(n.Weight), fmt.Sprint(buckets),

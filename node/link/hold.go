@@ -29,16 +29,17 @@ type hold interface {
 	String() string
 }
 
-// newHolds lists what Up does, in its order.
-func newHolds(config Config) []hold {
+// newHolds lists what Up does, in its order. A sysctl calls note before it is
+// changed.
+func newHolds(config Config, note func()) []hold {
 	var holds []hold
 	for _, where := range []string{"all", config.Interface} {
 		holds = append(holds,
 			// Values of net/ipv4/arp.c, arp_ignore: 1 to 3 and 8 keep still about an
 			// address of lo with scope host, 4 to 7 are reserved and mean 0.
-			&sysctl{where: where, key: "arp_ignore", want: 1, enough: []int{1, 2, 3, 8}},
+			&sysctl{where: where, key: "arp_ignore", want: 1, enough: []int{1, 2, 3, 8}, note: note},
 			// arp_solicit: everything but 1 and 2 means 0; 1 may still name a VIP.
-			&sysctl{where: where, key: "arp_announce", want: 2, enough: []int{2}})
+			&sysctl{where: where, key: "arp_announce", want: 2, enough: []int{2}, note: note})
 	}
 	for _, vip := range config.VIPs {
 		holds = append(holds, &vipOnLo{vip: vip})
@@ -76,13 +77,13 @@ func (l *Link) Up() error {
 }
 
 // Down stops the answers and then takes back what Up did, in reverse, also after
-// a partial Up. What Up found as it wanted it stays, and so does what somebody
-// has changed since. Down may be called again, and Up after it.
+// a partial Up, and what an earlier life has left. What Up found as it wanted it
+// stays, and so does what somebody has changed since. Down may be called again, and
+// Up after it.
 //
-// Nothing is kept on disk: a node that was killed leaves the VIPs on lo, which the
-// next Up takes over, and the sysctls, which the next Up finds in order and its
-// Down leaves as they are. They harm nobody, and are as before after a reboot. The
-// group goes with the process.
+// A node that was killed leaves the VIPs on lo, and the sysctls; they harm nobody.
+// The VIPs are known by their label, the sysctls by Config.Changes: the next life
+// goes on with them, and its Down takes them back. The group goes with the process.
 func (l *Link) Down() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -92,7 +93,23 @@ func (l *Link) Down() error {
 	for _, h := range slices.Backward(l.holds) {
 		errs = append(errs, h.release())
 	}
+	errs = append(errs, l.discard())
 	return errors.Join(errs...)
+}
+
+// Abandon stops the answers and leaves the host as it is, for the next life to go on
+// with: only the group of the cluster MAC goes, as it would with the process.
+func (l *Link) Abandon() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.up = false
+	l.speaker.Store(nil)
+	for _, h := range l.holds {
+		if m, ok := h.(*membership); ok {
+			return m.release()
+		}
+	}
+	return nil
 }
 
 // speak sets what the answers say. The caller holds l.mu.
@@ -137,9 +154,11 @@ type sysctl struct {
 	key    string
 	want   int
 	enough []int // the values that will do
+	note   func()
 
-	index int          // the interface that undo is for
-	undo  func() error // nil if there is nothing to put back
+	index   int  // the interface that the rest is for; 0: all
+	changed bool // there is something to put back:
+	found   int
 }
 
 func (s *sysctl) String() string { return "net.ipv4.conf." + s.where + "." + s.key }
@@ -147,7 +166,7 @@ func (s *sysctl) String() string { return "net.ipv4.conf." + s.where + "." + s.k
 func (s *sysctl) ensure(index int) (bool, error) {
 	if s.where != "all" {
 		if index != s.index {
-			s.index, s.undo = index, nil
+			s.index, s.changed = index, false
 		}
 		if index == 0 {
 			return false, nil
@@ -160,29 +179,30 @@ func (s *sysctl) ensure(index int) (bool, error) {
 	if slices.Contains(s.enough, found) {
 		return false, nil
 	}
+	if !s.changed {
+		s.changed, s.found = true, found
+		s.note()
+	}
 	if err := s.write(s.want); err != nil {
 		return false, err
-	}
-	if s.undo == nil {
-		s.undo = func() error { return s.putBack(found) }
 	}
 	return true, nil
 }
 
 func (s *sysctl) release() error {
-	if s.undo == nil {
+	if !s.changed {
 		return nil
 	}
-	if err := s.undo(); err != nil {
+	if err := s.putBack(); err != nil {
 		return err
 	}
-	s.undo = nil
+	s.changed = false
 	return nil
 }
 
-// putBack restores a value, unless somebody has changed ours meanwhile: then that
+// putBack restores the value, unless somebody has changed ours meanwhile: then that
 // is what he wants.
-func (s *sysctl) putBack(value int) error {
+func (s *sysctl) putBack() error {
 	now, err := s.read()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // went with the interface
@@ -193,7 +213,7 @@ func (s *sysctl) putBack(value int) error {
 	if now != s.want {
 		return nil
 	}
-	return s.write(value)
+	return s.write(s.found)
 }
 
 // path leads to the network namespace of the calling thread.
@@ -225,10 +245,7 @@ func (s *sysctl) write(value int) error {
 }
 
 // vipOnLo is a VIP as an address of lo, with scope host.
-type vipOnLo struct {
-	vip  netip.Addr
-	held bool // put there by us, or by an earlier run of us
-}
+type vipOnLo struct{ vip netip.Addr }
 
 func (v *vipOnLo) String() string { return v.vip.String() + " on lo" }
 
@@ -236,6 +253,7 @@ func (v *vipOnLo) address() *netlink.Addr {
 	return &netlink.Addr{
 		IPNet: &net.IPNet{IP: v.vip.AsSlice(), Mask: net.CIDRMask(v.vip.BitLen(), v.vip.BitLen())},
 		Scope: int(netlink.SCOPE_HOST),
+		Label: vipLabel,
 	}
 }
 
@@ -245,7 +263,6 @@ func (v *vipOnLo) ensure(int) (bool, error) {
 		return false, err
 	}
 	if slices.ContainsFunc(addresses, func(a hostAddress) bool { return a.isHeld(v.vip) }) {
-		v.held = true
 		return false, nil
 	}
 	lo, err := netlink.LinkByName("lo")
@@ -255,14 +272,11 @@ func (v *vipOnLo) ensure(int) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("adding the VIP %s to lo: %w", v.vip, err)
 	}
-	v.held = true
 	return true, nil
 }
 
+// release removes the VIP if it has our label: the kernel compares it.
 func (v *vipOnLo) release() error {
-	if !v.held {
-		return nil
-	}
 	lo, err := netlink.LinkByName("lo")
 	if err == nil {
 		err = netlink.AddrDel(lo, v.address())
@@ -270,7 +284,6 @@ func (v *vipOnLo) release() error {
 	if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) { // already gone
 		return fmt.Errorf("removing the VIP %s from lo: %w", v.vip, err)
 	}
-	v.held = false
 	return nil
 }
 

@@ -143,29 +143,6 @@ func TestDownLeavesWhatSomebodyElseHasChanged(t *testing.T) {
 	}
 }
 
-// A killed agent leaves the VIP and the sysctls behind. (The group goes with its
-// socket, which the test closes as the kernel would.)
-func TestVIPOfACrashedRunIsAdoptedAndRemoved(t *testing.T) {
-	h := newSegment(t).join("n", "192.0.2.11/24")
-	before := h.ip("addr show lo")
-	crashed := mustOpen(h, nil)
-	h.do(crashed.Up)
-	h.do(crashed.holds[len(crashed.holds)-1].release)
-
-	l := mustOpen(h, nil)
-	up(h, l)
-	if !strings.Contains(h.ip("addr show lo"), "192.0.2.100/32 scope host") {
-		t.Error("the VIP is gone while up")
-	}
-	h.do(l.Down)
-	if diff := cmp.Diff(before, h.ip("addr show lo")); diff != "" {
-		t.Errorf("lo (-before +after):\n%s", diff)
-	}
-	if got := h.sysctl("all/arp_ignore") + h.sysctl("all/arp_announce"); got != "12" {
-		t.Errorf("sysctls that were found are not as found: %s", got)
-	}
-}
-
 func TestDownAfterAPartialUp(t *testing.T) {
 	h := newSegment(t).join("n", "192.0.2.11/24")
 	l := mustOpen(h, nil)

@@ -32,6 +32,7 @@ type hostAddress struct {
 	bits  int // the prefix length
 	index int // the interface's
 	scope netlink.Scope
+	label string
 }
 
 // loopbackIndex is the index of lo in every network namespace (LOOPBACK_IFINDEX in
@@ -42,6 +43,14 @@ const loopbackIndex = 1
 func (a hostAddress) isHeld(vip netip.Addr) bool {
 	return a.addr == vip && a.index == loopbackIndex && a.bits == vip.BitLen() && a.scope == netlink.SCOPE_HOST
 }
+
+// vipLabel marks the VIPs that Up has put on lo, also for who reads `ip addr`: one
+// without it is somebody else's. The kernel keeps it, and loses it with the address.
+const vipLabel = "lo:peervip"
+
+// isOurs says whether this node, in this life or an earlier one, has put the address
+// on lo as a VIP.
+func (a hostAddress) isOurs() bool { return a.isHeld(a.addr) && a.label == vipLabel }
 
 func (a hostAddress) global() bool { return a.scope == netlink.SCOPE_UNIVERSE }
 
@@ -112,7 +121,7 @@ func readAddresses() ([]hostAddress, error) {
 	for _, a := range list {
 		bits, _ := a.Mask.Size()
 		addr, _ := netip.AddrFromSlice(a.IP.To4())
-		addresses = append(addresses, hostAddress{addr: addr, bits: bits, index: a.LinkIndex, scope: netlink.Scope(a.Scope)})
+		addresses = append(addresses, hostAddress{addr: addr, bits: bits, index: a.LinkIndex, scope: netlink.Scope(a.Scope), label: a.Label})
 	}
 	return addresses, nil
 }

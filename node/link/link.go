@@ -37,6 +37,12 @@ type Config struct {
 	VIPs []netip.Addr
 	// MAC is the cluster MAC, from ParseClusterMAC.
 	MAC ClusterMAC
+	// Changes are what an earlier life of this node has changed and not put back, as
+	// it was last given to Remember.
+	Changes Changes
+	// Remember keeps what is changed for a later life; it is called before it is
+	// done, and waited for. nil: nothing is kept.
+	Remember func(Changes) error
 	// Log gets repairs and conflicts; nil for none. What Status says is not logged.
 	Log *slog.Logger
 }
@@ -49,6 +55,8 @@ type Link struct {
 	config Config
 	log    *slog.Logger
 
+	leftUp bool // see LeftUp
+
 	announceEvery time.Duration // gratuitous ARP; tests shorten it
 	lookEvery     time.Duration // between two looks at the kernel without an event
 
@@ -56,6 +64,8 @@ type Link struct {
 	mu    sync.Mutex
 	up    bool // Up succeeded, and no Down since
 	holds []hold
+	stale []*sysctl // changed by an earlier life, and of no use to this one
+	kept  Changes   // as they are remembered
 
 	seen    atomic.Pointer[sight]        // the last look, by Open and then by Run
 	speaker atomic.Pointer[speaker]      // nil while the link is not up
@@ -117,15 +127,21 @@ func Open(config Config) (*Link, error) {
 	l := &Link{
 		config: config, log: config.Log,
 		announceEvery: announceEvery, lookEvery: lookEvery,
-		holds: newHolds(config),
-		kick:  make(chan struct{}, 1),
+		kick: make(chan struct{}, 1),
 	}
+	l.holds = newHolds(config, l.remember)
+	l.recall(device)
 	now := newSight(config, device, addresses)
 	now.carrierSince = time.Now()
 	l.seen.Store(&now)
-	for _, vip := range config.VIPs {
-		if slices.ContainsFunc(addresses, func(a hostAddress) bool { return a.isHeld(vip) }) {
-			l.log.Info("a VIP is on lo from an earlier run; it is taken over", "vip", vip)
+	for _, a := range addresses {
+		switch {
+		case !slices.Contains(config.VIPs, a.addr): // Discard removes it, if it is ours
+		case a.isOurs():
+			l.leftUp = true
+			l.log.Info("a VIP is on lo from an earlier run; it is taken over", "vip", a.addr)
+		case a.isHeld(a.addr):
+			l.log.Info("a VIP is on lo already, and not from an earlier run; it will stay there", "vip", a.addr)
 		}
 	}
 	return l, nil
@@ -231,7 +247,7 @@ func existing() string {
 }
 
 // checkNotOwn refuses a VIP that the host has as an address of its own. One on lo
-// as Up puts it there is what an agent that was killed has left.
+// as Up puts it there will do.
 func checkNotOwn(vips []netip.Addr, addresses []hostAddress) error {
 	for _, a := range addresses {
 		if slices.Contains(vips, a.addr) && !a.isHeld(a.addr) {
