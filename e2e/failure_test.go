@@ -44,30 +44,6 @@ func TestPowerOffAndRejoin(t *testing.T) {
 	clients.quiet(t)
 }
 
-// A killed agent leaves a node that answers nobody at the VIP.
-func TestKillOfTheAgent(t *testing.T) {
-	l := cluster(t, 3)
-	victim, survivors := l.Nodes[0], l.Nodes[1:]
-	clients := listen(t, l)
-	before := clients.allServed(t)
-	from := l.Now()
-	must(t, victim.Kill())
-	settle(t, l, survivors...)
-	without := clients.allServed(t)
-	if count(without, victim) != 0 {
-		t.Errorf("%d clients are served by a node whose agent is dead", count(without, victim))
-	}
-	clients.unmoved(t, from, before, without)
-	clients.quiet(t)
-
-	must(t, victim.Start())
-	settle(t, l, l.Nodes...)
-	if clients.allServed(t); !victim.Running() {
-		t.Error("the agent did not start over what the killed one left")
-	}
-	clients.quiet(t)
-}
-
 // An agent that is back before anybody missed it is a new one, and its buckets
 // are nobody's until it has joined again.
 func TestRestartWithTheSameName(t *testing.T) {
@@ -93,20 +69,5 @@ func TestTwoPowerOffsAtOnce(t *testing.T) {
 	if by := clients.allServed(t); count(by, l.Nodes[2]) != len(by) {
 		t.Errorf("the last node serves %d of %d clients", count(by, l.Nodes[2]), len(by))
 	}
-	clients.quiet(t)
-}
-
-// The two halves of a split find each other again by themselves. (While they are
-// apart both serve, and a client may be answered by both.)
-func TestHealedPartition(t *testing.T) {
-	l := cluster(t, 3)
-	a, b := l.Nodes[:1], l.Nodes[1:]
-	must(t, l.Partition(lab.All, []string{a[0].Name}, []string{b[0].Name, b[1].Name}))
-	settle(t, l, a...)
-	settle(t, l, b...)
-	must(t, l.Heal())
-	settle(t, l, l.Nodes...)
-	clients := listen(t, l)
-	clients.allServed(t)
 	clients.quiet(t)
 }

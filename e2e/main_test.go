@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -23,6 +24,12 @@ var programs string
 func TestMain(m *testing.M) {
 	var err error
 	if programs, err = os.MkdirTemp("", "peervip-e2e-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	// At most so many labs at a time, unless the command line says otherwise: two
+	// cores bear them, and so does the one neighbour table of all namespaces.
+	if err := flag.Set("test.parallel", "3"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -74,9 +81,18 @@ func must(t *testing.T, err error) {
 // until there are leases the clients of a false death are answered twice.
 var unhurried = lab.DetectSection{Interval: "50ms", Misses: 10}
 
-// build makes a lab whose agents are not started. When a test ends, no agent may
-// have raced or panicked; when it has failed, their logs are printed.
+// build makes a lab whose agents are not started, for as long as the test lasts.
+// Tests with labs run beside each other: most of their time they wait.
 func build(t *testing.T, nodes int, change ...func(index int, c *lab.AgentConfig)) *lab.Lab {
+	t.Helper()
+	t.Parallel()
+	l := raise(t, nodes, change...)
+	t.Cleanup(func() { finish(t, l, t.Failed()) })
+	return l
+}
+
+// raise is build without an end: that is for finish.
+func raise(t *testing.T, nodes int, change ...func(index int, c *lab.AgentConfig)) *lab.Lab {
 	t.Helper()
 	binary, err := tested()
 	must(t, err)
@@ -90,29 +106,34 @@ func build(t *testing.T, nodes int, change ...func(index int, c *lab.AgentConfig
 		},
 	})
 	must(t, err)
-	t.Cleanup(func() {
-		for _, n := range l.Nodes {
-			log := n.Log()
-			for _, bad := range []string{"DATA RACE", "panic:", "fatal error:"} {
-				if strings.Contains(log, bad) {
-					t.Errorf("%s: %s", n.Name, bad)
-				}
-			}
-			if t.Failed() {
-				t.Logf("log of %s:\n%s", n.Name, log)
-				if n.Running() { // t's context has ended
-					ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-					status, err := n.Peervip(ctx, "status")
-					cancel()
-					t.Logf("status of %s (%v):\n%s", n.Name, err, status)
-				}
-			}
-		}
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 	return l
+}
+
+// finish ends a lab. No agent may have raced or panicked; if something has failed,
+// the agents' logs are printed.
+func finish(t *testing.T, l *lab.Lab, failed bool) {
+	t.Helper()
+	for _, n := range l.Nodes {
+		log := n.Log()
+		for _, bad := range []string{"DATA RACE", "panic:", "fatal error:"} {
+			if strings.Contains(log, bad) {
+				t.Errorf("%s: %s", n.Name, bad)
+				failed = true
+			}
+		}
+		if failed {
+			t.Logf("log of %s:\n%s", n.Name, log)
+			if n.Running() { // t's context has ended
+				ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+				status, err := n.Peervip(ctx, "status")
+				cancel()
+				t.Logf("status of %s (%v):\n%s", n.Name, err, status)
+			}
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 // cluster makes a lab whose agents run and have settled.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -66,9 +67,15 @@ func (n *Node) PowerOn() (err error) {
 	return err
 }
 
+// MAC is the address of the node's interface on the switch.
+func (n *Node) MAC() net.HardwareAddr { return portMAC(n.portID()) }
+
+// portID is the last byte of the MAC.
+func (n *Node) portID() byte { return byte(n.Index + 1) }
+
 // plug links the machine to the switch.
 func (n *Node) plug() error {
-	return n.lab.plug(n.NS, n.Name, byte(n.Index+1), []netip.Addr{n.Addr})
+	return n.lab.plug(n.NS, n.Name, n.portID(), []netip.Addr{n.Addr})
 }
 
 // PowerOff takes the machine away as the end of its power does: first its port

@@ -205,7 +205,7 @@ func (l *Lab) plug(ns *Namespace, port string, id byte, addrs []netip.Addr) erro
 			LinkAttrs:        netlink.LinkAttrs{Name: port, MasterIndex: br.Attrs().Index},
 			PeerName:         nodeLink,
 			PeerNamespace:    netlink.NsFd(ns.Handle()),
-			PeerHardwareAddr: net.HardwareAddr{0x02, 0x77, 0, 0, 0, id},
+			PeerHardwareAddr: portMAC(id),
 		}
 		if err := netlink.LinkAdd(veth); err != nil {
 			return fmt.Errorf("(the kernel needs CONFIG_VETH) %w", err)
@@ -235,6 +235,8 @@ func (l *Lab) plug(ns *Namespace, port string, id byte, addrs []netip.Addr) erro
 	}
 	return l.onPort(port, func(netlink.Link) error { return waitUp(port) })
 }
+
+func portMAC(id byte) net.HardwareAddr { return net.HardwareAddr{0x02, 0x77, 0, 0, 0, id} }
 
 // waitUp waits, inside a namespace, until the link works. The kernel reports a
 // carrier up to a second late (net/core/link_watch.c), and only then does a
