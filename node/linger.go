@@ -24,14 +24,14 @@ func (l *flowLook) hurry(now, pause Time) { l.pause, l.at = pause, min(l.at, now
 func (c *Core) claim(slots hashring.Set) {
 	c.want.AddAll(slots)
 	c.lingering.RemoveAll(slots)
-	c.lists.unyield(slots)
+	c.lists.yielding.RemoveAll(slots)
 }
 
 // linger lets the flows of the slots go on here, where the kernel accepts any and
 // their service wants that, until there are none, or the deadline of a drain or a
 // leave.
 func (c *Core) linger(slots hashring.Set) {
-	c.lists.unyield(slots)
+	c.lists.yielding.RemoveAll(slots)
 	here := c.kernel.Clone()
 	here.AddAll(c.kernelLinger)
 	here.AddAll(c.lists.kernelYield)

@@ -87,12 +87,6 @@ func newLists(cfg Config) lists {
 	return l
 }
 
-// unyield forgets that the slots are to be listed.
-func (l *lists) unyield(slots hashring.Set) {
-	l.yielding.RemoveAll(slots)
-	l.asked.RemoveAll(slots)
-}
-
 // yield has slots that linger listed first.
 func (c *Core) yield(slots hashring.Set) {
 	first := slots.Clone()
@@ -160,8 +154,7 @@ func (c *Core) flowsListed(ev FlowsListed) {
 func (c *Core) dropLists() {
 	l := &c.lists
 	l.void = l.void || len(l.mine) > 0 || !l.kernelYield.Empty() || c.open != nil && !l.whole.Empty()
-	l.mine = nil
-	l.unyield(c.cfg.all())
+	l.mine, l.yielding = nil, c.cfg.newSet()
 }
 
 // keepings yields the lists that living peers keep, as far as is known: one may be
@@ -355,22 +348,13 @@ func (c *Core) receiveListAsk(p *peer, a *ListAsk) {
 	}
 }
 
+// receiveLists keeps what comes; forgetLists goes through it before it counts.
 func (c *Core) receiveLists(p *peer, m *Lists) {
-	key, need := listKey{p.Incarnation, m.ID}, c.partIn()
-	kept := c.cfg.newSet()
-	for k := range c.keepings() {
-		if k.Keeper == key.keeper && k.ID == key.id {
-			kept.AddAll(k.Slots)
-		}
+	key := listKey{p.Incarnation, m.ID}
+	if c.lists.theirs[key] == nil {
+		c.lists.theirs[key] = map[Slot]FlowList{}
 	}
-	need.RetainAll(kept)
 	for _, s := range m.Slots {
-		if !need.Has(s.Slot) {
-			continue
-		}
-		if c.lists.theirs[key] == nil {
-			c.lists.theirs[key] = map[Slot]FlowList{}
-		}
 		c.lists.theirs[key][s.Slot] = slices.Clone(s.Flows)
 	}
 }

@@ -143,6 +143,12 @@ func TestNoListOutsideAHandoff(t *testing.T) {
 	if d.core.lists.open || len(d.core.said.Lists) > 0 {
 		t.Error("it lists flows")
 	}
+
+	d = holderDesk(t, wholly)
+	given := d.lists()
+	if commit := theCommit(t, d.step(WireChanged{Reason: "carrier lost"})); len(commit.Unlist) != given.Count() || len(commit.List) > 0 {
+		t.Errorf("a node that gives up keeps what it has listed: %+v", commit)
+	}
 }
 
 // TestHeirWaitsForLists before its kernel accepts anything.
@@ -298,6 +304,14 @@ func TestListsAreVoidAfterADeath(t *testing.T) {
 	for name, then := range map[string]func(d *desk){
 		"active":  func(*desk) {},
 		"leaving": func(d *desk) { d.step(Leave{}) },
+		"drained": func(d *desk) {
+			d.step(Wished{Wish: Wish{Node: "a", Want: WantDrain}})
+			d.agrees("b")
+			d.tells("b", Message{Request: &Request{ID: 8, Slots: d.core.want.Clone()}})
+			d.commits(nil)
+			d.step(FlowsListed{})
+			d.commits(nil)
+		},
 		"listing": func(d *desk) {
 			d.tells("b", Message{Cancel: &Cancel{ID: 7, Slots: d.owned("b")}})
 			d.commits(nil)
@@ -355,6 +369,8 @@ func TestRefusedListIsTakenBack(t *testing.T) {
 func TestHeirDiesWhileFlowsAreListed(t *testing.T) {
 	d := holderDesk(t, wholly)
 	given := d.yields()
+	d.alive("c") // without whom no orphan is taken
+	d.says("c", func(*Statement) {})
 	if got := states(d.step(PeerDead{Name: "b"})); got[Own] != given.Count() {
 		t.Errorf("commits %v", got)
 	}
