@@ -164,6 +164,7 @@ func TestInterfaceInTrouble(t *testing.T) {
 	}{
 		{"carrier lost", (*lab.Node).Unplug, (*lab.Node).Plug, "has no carrier"},
 		{"interface deleted", (*lab.Node).DeleteInterface, (*lab.Node).MakeInterface, "does not exist"},
+		{"address removed", (*lab.Node).RemoveAddress, (*lab.Node).RestoreAddress, "is gone from this host"},
 	} {
 		scenes = append(scenes, scene{tt.name, func(t *testing.T, l *lab.Lab) {
 			victim := l.Nodes[1]

@@ -198,7 +198,9 @@ func (c *Core) hearsAnybody() bool {
 
 // Bulletin is what beacons are to say of this node.
 func (c *Core) Bulletin() Bulletin {
-	b := Bulletin{Phase: c.phase, Weight: c.weight, CutOff: c.heralded.CutOff, Lease: true, Epoch: c.epoch}
+	b := Bulletin{
+		Phase: c.phase, Weight: c.weight, CutOff: c.heralded.CutOff, Lease: true, Epoch: c.epoch, Mute: !c.wire.OK,
+	}
 	for service, unfit := range c.unfit {
 		if unfit && service < 64 {
 			b.Unfit |= 1 << service

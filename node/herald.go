@@ -19,6 +19,9 @@ type Bulletin struct {
 	Lease bool
 	// Epoch is the last one that the core has heard of, see HeldDead.
 	Epoch uint64
+	// Mute: this node has no wire, and says nothing by beacons until it has. What is
+	// left of the wire may carry beacons still, and nothing else that it would say.
+	Mute bool
 }
 
 // sameNews reports whether two bulletins say the same to the peers.
@@ -158,7 +161,7 @@ func (h *Herald) Hear(now Time, medium Medium, b *Beacon) Heed {
 
 // progress reports whether the core has spoken lately.
 func (h *Herald) progress(now Time) bool {
-	return h.saidAt > 0 && now-h.saidAt < h.detect.D && !h.muted
+	return h.saidAt > 0 && now-h.saidAt < h.detect.D && !h.muted && !h.word.Mute
 }
 
 // needsLease reports whether the core wants the lease, and knows what it wants.
@@ -363,7 +366,7 @@ func (h *Herald) Status(now Time) HeraldStatus {
 	h.lapse(now)
 	s := HeraldStatus{
 		Held: h.leaseUntil > 0, Wanted: h.word.Lease, Lapses: h.lapses, CutOff: h.heralded.CutOff,
-		Barred: h.heralded.Barred, Muted: h.muted, Neighbours: h.live.Status(now),
+		Barred: h.heralded.Barred, Muted: h.muted || h.word.Mute, Neighbours: h.live.Status(now),
 	}
 	s.WireProof, s.OthersProof = h.live.WireProof(now)
 	return s

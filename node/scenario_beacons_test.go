@@ -149,6 +149,30 @@ func TestDeafOnBothMedia(t *testing.T) {
 	})
 }
 
+// TestAddressGone: a node without its address can still send and hear frames to the
+// cluster MAC, and nothing else: nobody would hear that it has given up its buckets.
+// It says nothing, and its buckets go to the others.
+func TestAddressGone(t *testing.T) {
+	scenario(t, 3, func(t *testing.T, w *world) {
+		w.gapLimit = 0
+		n0 := w.nodes[0]
+		for i := range w.nodes {
+			for _, link := range [][2]int{{i, 0}, {0, i}} {
+				w.gossipCut[link], w.unicastCut[link] = true, true
+			}
+		}
+		w.step(n0, WireChanged{Reason: "the address is gone"})
+		w.run(2 * simDetect.D)
+		if n := w.nodes[1].owns() + w.nodes[2].owns(); n != w.buckets {
+			t.Errorf("the others have %d of %d buckets", n, w.buckets)
+		}
+		w.run(2 * time.Second)
+		clear(w.gossipCut)
+		clear(w.unicastCut)
+		w.step(n0, WireChanged{OK: true, Forwards: true})
+	})
+}
+
 // TestAllDeaf is pitfall 6: no beacon passes on the wire, between any two. Nobody
 // concludes that it is alone, nobody is excluded, nothing moves.
 func TestAllDeaf(t *testing.T) {
