@@ -32,15 +32,17 @@ type beaconLine interface {
 // loop, and the kernel goroutine, which has the lease. None of them waits for
 // another, but for mu, which is held for microseconds.
 type beacons struct {
-	log    *slog.Logger
-	now    func() node.Time
-	wall   func(node.Time) time.Time // the same moment by the clock that package nft reads
-	post   func(node.Event)
-	kernel *kernel
-	line   beaconLine
-	own    netip.Addr
-	port   uint16
-	detect node.Detect
+	log         *slog.Logger
+	now         func() node.Time
+	wall        func(node.Time) time.Time // the same moment by the clock that package nft reads
+	post        func(node.Event)
+	kernel      *kernel
+	line        beaconLine
+	own         netip.Addr
+	vip         netip.Addr
+	port        uint16
+	deafChanged func(why string) // tells the loop
+	detect      node.Detect
 
 	// Of the goroutine that receives.
 	reader  *node.BeaconCodec
@@ -58,6 +60,8 @@ type beacons struct {
 	due      node.Time                           // when the timer goes off; 0: it does not
 	arming   bool                                // the kernel goroutine was asked to arm the lease
 	dropping bool                                // it was asked to drop it
+	attached bool                                // the VIP is up, so that beacons on the wire can be heard
+	deafness deafness
 	// Of the thread that sends.
 	writer  *node.BeaconCodec
 	next    node.Beacon
@@ -87,8 +91,8 @@ func newBeacons(cfg Config, l *loop, k *kernel) (*beacons, error) {
 	timer := time.NewTimer(time.Hour)
 	timer.Stop()
 	b := &beacons{
-		log: l.log, now: l.now, wall: l.wall, post: l.post, kernel: k, own: cfg.Address, port: cfg.BeaconPort, detect: detect,
-		letters: letters, deliver: l.deliver,
+		log: l.log, now: l.now, wall: l.wall, post: l.post, kernel: k, own: cfg.Address, vip: cfg.Spec.VIPs[0], port: cfg.BeaconPort, detect: detect,
+		letters: letters, deliver: l.deliver, deafChanged: l.deafChanged, deafness: deafness{detect: detect},
 		reader: node.NewBeaconCodec(cfg.Cluster, keys), writer: node.NewBeaconCodec(cfg.Cluster, keys),
 		timer: timer, herald: node.NewHerald(node.Incarnation{Name: cfg.Name, Nonce: l.nonce}, detect, tick),
 		peers: map[node.Incarnation]netip.AddrPort{},
@@ -165,6 +169,11 @@ var mediums = map[link.Medium]node.Medium{link.MediumWire: node.Wire, link.Mediu
 // receive takes a datagram. What is no beacon of this cluster is counted, and
 // nothing else comes of it.
 func (b *beacons) receive(r link.Received) {
+	b.mu.Lock()
+	if b.deafness.hear(b.now()) {
+		b.hush(false)
+	}
+	b.mu.Unlock()
 	if r.Medium == link.MediumUnicast {
 		if message, err := b.letters.open(r.Payload); err == nil {
 			b.deliver(message)
@@ -202,6 +211,7 @@ func (b *beacons) tend(now node.Time) {
 		b.due = at
 		b.timer.Reset(at - now)
 	}
+	b.lookForDeafness(now)
 	if b.arming || b.dropping {
 		return
 	}
@@ -261,6 +271,13 @@ func (b *beacons) forget(inc node.Incarnation) {
 	b.herald.Forget(inc)
 	delete(b.peers, inc)
 	b.kernel.setPeers(b.sources())
+}
+
+// attach tells that the VIP is up.
+func (b *beacons) attach() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.attached = true
 }
 
 // tell sends a message to a peer whom gossip does not reach. Like any message it may

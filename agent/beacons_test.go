@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/peervip/peervip/nft"
 	"github.com/peervip/peervip/node"
 	"github.com/peervip/peervip/node/link"
 )
@@ -21,6 +22,7 @@ func (fakeLessee) mayArm() (node.Time, time.Time, bool) { return 0, time.Now().A
 func (fakeLessee) armed(node.Time, bool)                {}
 func (fakeLessee) dropped()                             {}
 func (fakeLessee) lapsed()                              {}
+func (fakeLessee) looked(nft.BeaconCounters, error)     {}
 
 // A lease that must go does not wait behind commits or anything else that is due.
 func TestTheDropOfTheLeaseOvertakesEverything(t *testing.T) {

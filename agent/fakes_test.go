@@ -159,6 +159,7 @@ type fakeLine struct {
 
 	mu     sync.Mutex
 	sent   uint64
+	deaf   bool // a firewall lets nothing in
 	carry  func(payload []byte, medium link.Medium)
 	status link.BeaconStatus
 }
@@ -207,8 +208,17 @@ func (l *fakeLine) Send(ctx context.Context, build link.Build) error {
 	}
 }
 
-// hear gives it a datagram.
+// hear gives it a datagram, which its kernel counts first.
 func (l *fakeLine) hear(payload []byte, medium link.Medium) {
+	if medium == link.MediumWire {
+		l.filter.set(func(f *fakeFilter) { f.counters.Beacons.Unknown.Packets++ })
+	}
+	l.mu.Lock()
+	deaf := l.deaf
+	l.mu.Unlock()
+	if deaf {
+		return
+	}
 	select {
 	case l.incoming <- link.Received{Payload: slices.Clone(payload), Medium: medium}:
 	default: // as a full socket

@@ -43,6 +43,7 @@ type kernel struct {
 	lease   lessee
 	drops   chan struct{} // the lease is to be dropped, before all else
 	arms    chan struct{} // it may have to be armed
+	looks   chan struct{} // beacons are to be counted
 	commits chan node.Commit
 	peers   chan []netip.Addr // the last ones
 	counts  chan chan<- counted
@@ -56,6 +57,7 @@ type lessee interface {
 	armed(began node.Time, armed bool)
 	dropped()
 	lapsed()
+	looked(nft.BeaconCounters, error)
 }
 
 // kernelReport is told what becomes of the rules, from the kernel goroutine.
@@ -75,7 +77,7 @@ type counted struct {
 func newKernel(filter packetFilter, log *slog.Logger, report kernelReport) *kernel {
 	return &kernel{
 		filter: filter, log: log, report: report, look: guardPeriod,
-		drops: make(chan struct{}, 1), arms: make(chan struct{}, 1), peers: make(chan []netip.Addr, 1),
+		drops: make(chan struct{}, 1), arms: make(chan struct{}, 1), looks: make(chan struct{}, 1), peers: make(chan []netip.Addr, 1),
 		commits: make(chan node.Commit, 1), counts: make(chan chan<- counted), renewal: make(chan uint64, 1),
 		ended: make(chan struct{}),
 	}
@@ -102,6 +104,10 @@ func (k *kernel) run(ctx context.Context) error {
 			err = k.dropLease()
 		case <-k.arms:
 			err = k.armLease()
+		case <-k.looks:
+			var c nft.Counters
+			c, err = k.filter.Counters()
+			k.lease.looked(c.Beacons, err)
 		case addrs := <-k.peers:
 			if err = k.filter.SetPeers(addrs); err != nil {
 				k.log.Warn("beacons of members may be counted as those of strangers", "error", err)

@@ -48,6 +48,7 @@ type loop struct {
 	said     node.Time        // when the herald last had the core's word
 	renewal  uint64           // the last renewal of the packet filter that was asked for
 	unready  string           // why the packet filter is not in place, though the interface is; "": it is
+	deaf     string           // why this node hears nobody, by its own fault; "": it does not
 	wire     node.WireChanged // as the core was told last
 
 	news      news
@@ -142,8 +143,13 @@ func (l *loop) ask(ctx context.Context, f func()) error {
 
 // step gives the core one event and carries out what it wants.
 func (l *loop) step(ev node.Event) {
-	if ev, ok := ev.(node.PeerStanding); ok {
+	switch ev := ev.(type) {
+	case node.PeerStanding:
 		l.strays.standing(ev)
+	case node.Attached:
+		if ev.Err == nil {
+			l.beacons.attach()
+		}
 	}
 	effects := l.core.Step(l.now(), ev)
 	for _, effect := range effects {
@@ -382,6 +388,9 @@ func (l *loop) wireChanged() {
 	now := node.WireChanged{OK: l.link.OK, Reason: l.link.Reason, Forwards: l.forwards}
 	if now.OK && l.unready != "" {
 		now.OK, now.Reason = false, l.unready
+	}
+	if now.OK && l.deaf != "" {
+		now.OK, now.Reason = false, l.deaf
 	}
 	if now == l.wire || !now.OK && now.Reason == "" { // nothing new, or nothing known yet
 		return
