@@ -248,7 +248,7 @@ func (l *loop) beaconProblems(attached bool, o outlook, c nft.BeaconCounters, ad
 		add("this node is silent: %s", h.Barred)
 	}
 	switch {
-	case !attached: // nothing comes to an address that is not there
+	case !attached, h.Muted: // nothing comes to an address that is not there
 	case h.CutOff:
 		add("this node is cut off: no peer hears it on the wire, or it hears none there, though others do; its buckets go to them: look at its switch port, and at firewalls on its way")
 	case !h.WireProof && !h.OthersProof && len(unicast) > 0:

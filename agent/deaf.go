@@ -122,6 +122,7 @@ func (b *beacons) hush(deaf bool) {
 	why := ""
 	if deaf {
 		b.drop()
+		b.line.Kick() // the last words
 		why = fmt.Sprintf("beacons come to this host and a firewall or filter of its own keeps them from the agent: let in UDP to port %d of %s and %s (and look at rp_filter)",
 			b.port, b.vip, b.own)
 	}

@@ -42,9 +42,10 @@ type Herald struct {
 	live   *Liveness
 	now    Time
 
-	word   Bulletin
-	saidAt Time // when the core last said so; 0: never
-	muted  bool
+	word    Bulletin
+	saidAt  Time // when the core last said so; 0: never
+	muted   bool
+	mutedAt Time // since when
 
 	// epoch counts how often this node had to yield. What the core said in an earlier
 	// epoch gives no right to a lease.
@@ -113,8 +114,14 @@ func (h *Herald) Forget(inc Incarnation) {
 }
 
 // Mute silences this node, or ends that: one that is deaf by its own fault must
-// not stop the others.
-func (h *Herald) Mute(muted bool) { h.muted = muted }
+// not stop the others. Its last beacons say that it hears nobody and does not serve, so
+// that nobody waits for its acknowledgement.
+func (h *Herald) Mute(muted bool) {
+	if muted && !h.muted {
+		h.mutedAt = h.now
+	}
+	h.muted = muted
+}
 
 // Heed is what must be done about a beacon at once.
 type Heed struct {
@@ -164,6 +171,11 @@ func (h *Herald) progress(now Time) bool {
 	return h.saidAt > 0 && now-h.saidAt < h.detect.D && !h.muted && !h.word.Mute
 }
 
+// lastWords reports whether a node that is mute still has to say so.
+func (h *Herald) lastWords(now Time) bool {
+	return h.muted && now < h.mutedAt+2*h.detect.Interval && h.saidAt > 0 && now-h.saidAt < h.detect.D
+}
+
 // needsLease reports whether the core wants the lease, and knows what it wants.
 func (h *Herald) needsLease(now Time) bool {
 	return h.word.Lease && h.word.Epoch == h.epoch && h.progress(now)
@@ -174,7 +186,7 @@ func (h *Herald) needsLease(now Time) bool {
 func (h *Herald) Beacon(now Time, b *Beacon) (marked, ok bool) {
 	now = h.at(now)
 	h.lapse(now)
-	if !h.progress(now) {
+	if !h.progress(now) && !h.lastWords(now) {
 		return false, false
 	}
 	if h.silent(now) {
@@ -187,8 +199,11 @@ func (h *Herald) Beacon(now Time, b *Beacon) (marked, ok bool) {
 		View: h.word.View, Claims: h.word.Claims, CutOff: h.word.CutOff, WireProof: proof,
 		Peers: h.live.AppendAcks(b.Peers[:0], now),
 	}
-	if h.word.Epoch != h.epoch {
+	if h.word.Epoch != h.epoch || h.muted {
 		b.Phase = Joining // the core will say so too
+	}
+	if h.muted {
+		b.WireProof, b.Peers = false, b.Peers[:0]
 	}
 	if h.leaseUntil > now && h.needsLease(now) && now < h.live.MarkUntil(now) {
 		h.leaseUntil, h.tried = now+h.held(h.detect.L), now

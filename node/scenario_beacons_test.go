@@ -135,6 +135,7 @@ func TestDeafOnBothMedia(t *testing.T) {
 		}
 		w.run(simDetect.D / 2)
 		n0.herald.Mute(true)
+		w.kick(n0)
 		w.setLease(n0, 0)
 		w.step(n0, WireChanged{Reason: "this host drops beacons"})
 		w.run(2 * simDetect.D)
