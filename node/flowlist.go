@@ -56,12 +56,12 @@ type Lists struct {
 }
 
 // MaxListed is the most flows that a node keeps by lists at a time. The others move
-// at once, as they would without lists. Each listed flow costs the clients of the
-// moved buckets some microseconds of a gap.
+// at once, as they would without lists. Each listed flow adds some 15 us to the time
+// in which new flows of the moved buckets wait.
 const MaxListed = 8192
 
-// listsPart is how many flows go into one message, if they are not of one slot: some
-// 40 KB.
+// listsPart is how many flows go into one message, some 40 KB, and so the most that
+// are listed of one slot: a message must fit a datagram where gossip does not reach.
 const listsPart = 2048
 
 // MarshalText writes for each flow: protocol, bytes of an address, client's address
