@@ -26,6 +26,10 @@ const (
 	// restingLooks is how many looks pass between two counts of flows otherwise: to
 	// list flows the kernel walks its whole table, 10 ms of a core for 262144 slots.
 	restingLooks = 10
+	// listDelay keeps the list of flows that is wanted when buckets begin to linger
+	// out of the way of the handoff: while the kernel walks its table, that processor
+	// takes no packets and runs nothing else, whatever its class.
+	listDelay = 100 * time.Millisecond
 	// lookUp bounds finding the address of one seed.
 	lookUp = 2 * time.Second
 )
@@ -80,6 +84,11 @@ func (a *agent) run(ctx context.Context) error {
 	}
 	l.find = func(slots hashring.Set) {
 		group.Go(func() error {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(listDelay):
+			}
 			live, err := a.live(slots)
 			l.post(node.FlowsFound{Live: live, Err: err})
 			return nil // the core has the error, and tries again

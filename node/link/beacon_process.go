@@ -16,7 +16,7 @@ import (
 const (
 	processNice  = -15
 	processProcs = 8
-	processSlack = 4 * time.Millisecond // small against any detection time that works
+	monitorSlack = 4 * time.Millisecond // small against any detection time that works
 )
 
 // TuneProcess makes the whole process fit to keep time, at no great cost. The class of
@@ -32,13 +32,14 @@ const (
 //     GOMAXPROCS becomes at least 8, so that there is a token to be had.
 //   - While a thread is in a system call, the runtime's monitor (sysmon in proc.go)
 //     looks after it every 20 us for up to 10 ms: with one that sleeps there 50 times a
-//     second, 3 to 4 % of a core. So the threads get a timer slack, by which the kernel
-//     may put off a sleeper until it is awake anyway. All timers of the process may be
-//     late by that, but for those of the thread that sends; what waits for a packet or
-//     another thread is not.
+//     second, 3 to 4 % of a core. So the monitor gets a timer slack, by which the kernel
+//     may put off a sleeper until it is awake anyway. The other threads do not: they
+//     sleep for 3 us when they take over a goroutine from a thread that has gone into
+//     the kernel, and each step of a handoff waited for 4 ms.
 //
-// It belongs at the start of the program, before Send. Threads that come later inherit it, and so do
-// child processes. An error says what was refused; the rest is done.
+// It belongs at the start of the program, before Send. Threads that come later inherit
+// the nice value (and those that the monitor starts, few, its slack), and so do child
+// processes. An error says what was refused; the rest is done.
 func TuneProcess() error {
 	runtime.GOMAXPROCS(max(processProcs, runtime.GOMAXPROCS(0)))
 	nice := strconv.Itoa(processNice)
@@ -46,9 +47,7 @@ func TuneProcess() error {
 		eachThread("setting the nice value of this process to "+nice, func(thread int) error {
 			return unix.Setpriority(unix.PRIO_PROCESS, thread, processNice)
 		}),
-		eachThread("setting the timer slack of this process to "+processSlack.String(), func(thread int) error {
-			return os.WriteFile(fmt.Sprintf("/proc/%d/timerslack_ns", thread), strconv.AppendInt(nil, int64(processSlack), 10), 0)
-		}),
+		relaxMonitor(),
 	}
 	if session, err := unix.Getsid(0); err == nil && session == os.Getpid() {
 		err := os.WriteFile("/proc/self/autogroup", []byte(nice), 0)
@@ -57,6 +56,27 @@ func TuneProcess() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// relaxMonitor gives the runtime's monitor its slack. The runtime starts it before all
+// other threads but the first (main in proc.go). Where thread numbers have begun anew
+// in between, another thread gets the slack, which costs processor time only.
+func relaxMonitor() error {
+	doing := "setting the timer slack of Go's monitor to " + monitorSlack.String()
+	first, monitor := os.Getpid(), 0
+	err := eachThread(doing, func(thread int) error {
+		if thread > first && (monitor == 0 || thread < monitor) {
+			monitor = thread
+		}
+		return nil
+	})
+	if err != nil || monitor == 0 {
+		return err
+	}
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/timerslack_ns", monitor), strconv.AppendInt(nil, int64(monitorSlack), 10), 0); err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	return nil
 }
 
 // eachThread does something to every thread of the process, also to those that are
