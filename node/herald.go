@@ -45,7 +45,7 @@ type Herald struct {
 	word    Bulletin
 	saidAt  Time // when the core last said so; 0: never
 	muted   bool
-	mutedAt Time // since when
+	mutedAt Time // since when it must not speak; 0: it may
 
 	// epoch counts how often this node had to yield. What the core said in an earlier
 	// epoch gives no right to a lease.
@@ -93,6 +93,7 @@ func (h *Herald) Say(now Time, b Bulletin) (news, drop bool) {
 	news = !b.sameNews(h.word) || h.saidAt == 0
 	drop = h.word.Lease && !b.Lease && h.leaseUntil > 0
 	h.word, h.saidAt = b, max(h.at(now), 1)
+	h.fallSilent()
 	if drop {
 		h.leaseUntil, h.lapsed = 0, 0
 	}
@@ -117,10 +118,21 @@ func (h *Herald) Forget(inc Incarnation) {
 // not stop the others. Its last beacons say that it hears nobody and does not serve, so
 // that nobody waits for its acknowledgement.
 func (h *Herald) Mute(muted bool) {
-	if muted && !h.muted {
-		h.mutedAt = h.now
-	}
 	h.muted = muted
+	h.fallSilent()
+}
+
+// mute reports whether this node must not speak.
+func (h *Herald) mute() bool { return h.muted || h.word.Mute }
+
+// fallSilent notes since when this node must not speak.
+func (h *Herald) fallSilent() {
+	switch {
+	case !h.mute():
+		h.mutedAt = 0
+	case h.mutedAt == 0:
+		h.mutedAt = max(h.now, 1)
+	}
 }
 
 // Heed is what must be done about a beacon at once.
@@ -168,12 +180,12 @@ func (h *Herald) Hear(now Time, medium Medium, b *Beacon) Heed {
 
 // progress reports whether the core has spoken lately.
 func (h *Herald) progress(now Time) bool {
-	return h.saidAt > 0 && now-h.saidAt < h.detect.D && !h.muted && !h.word.Mute
+	return h.saidAt > 0 && now-h.saidAt < h.detect.D && !h.mute()
 }
 
 // lastWords reports whether a node that is mute still has to say so.
 func (h *Herald) lastWords(now Time) bool {
-	return h.muted && now < h.mutedAt+2*h.detect.Interval && h.saidAt > 0 && now-h.saidAt < h.detect.D
+	return h.mute() && h.sentAt > 0 && now < h.mutedAt+2*h.detect.Interval && now-h.saidAt < h.detect.D
 }
 
 // needsLease reports whether the core wants the lease, and knows what it wants.
@@ -199,10 +211,10 @@ func (h *Herald) Beacon(now Time, b *Beacon) (marked, ok bool) {
 		View: h.word.View, Claims: h.word.Claims, CutOff: h.word.CutOff, WireProof: proof,
 		Peers: h.live.AppendAcks(b.Peers[:0], now),
 	}
-	if h.word.Epoch != h.epoch || h.muted {
+	if h.word.Epoch != h.epoch || h.mute() {
 		b.Phase = Joining // the core will say so too
 	}
-	if h.muted {
+	if h.mute() {
 		b.WireProof, b.Peers = false, b.Peers[:0]
 	}
 	if h.leaseUntil > now && h.needsLease(now) && now < h.live.MarkUntil(now) {
@@ -381,7 +393,7 @@ func (h *Herald) Status(now Time) HeraldStatus {
 	h.lapse(now)
 	s := HeraldStatus{
 		Held: h.leaseUntil > 0, Wanted: h.word.Lease, Lapses: h.lapses, CutOff: h.heralded.CutOff,
-		Barred: h.heralded.Barred, Muted: h.muted || h.word.Mute, Neighbours: h.live.Status(now),
+		Barred: h.heralded.Barred, Muted: h.mute(), Neighbours: h.live.Status(now),
 	}
 	s.WireProof, s.OthersProof = h.live.WireProof(now)
 	return s
