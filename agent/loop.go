@@ -53,6 +53,7 @@ type loop struct {
 
 	news      news
 	strays    strays
+	ways      ways
 	fatal     error
 	stop      bool
 	keepFlows bool                   // with stop: for the next life
@@ -198,11 +199,14 @@ func (l *loop) step(ev node.Event) {
 // restart would not forget it: whoever reads "drained" may cut the power.
 func (l *loop) transmit(e node.Send) {
 	payload := e.Message.Encode()
-	send := func() { l.send(e.To, payload) }
-	if e.Unlisted {
-		send = func() {
+	letter := e.Unlisted || e.Message.Flows == nil && l.ways.sent(e.To, l.now()) // nobody answers Flows
+	send := func() {
+		if !e.Unlisted {
+			l.send(e.To, payload)
+		}
+		if letter {
 			if err := l.beacons.tell(e.To, payload); err != nil {
-				l.log.Debug("a message was not sent", "error", err)
+				l.log.Debug("a letter was not sent", "error", err)
 			}
 		}
 	}
@@ -284,12 +288,13 @@ func (l *loop) heard(ev gossip.Event) {
 	case gossip.Dead:
 		l.news.forget(ev.Name)
 		l.strays.member(ev.Name, 0)
+		l.ways.forget(ev.Name)
 		l.step(node.PeerDead{Name: ev.Name, Left: ev.Left})
 		if ev.Left {
 			l.rememberPeers()
 		}
 	case gossip.Message:
-		l.read(ev.Payload)
+		l.read(ev.Payload, false)
 	case gossip.State:
 		x, messages, err := decodeExchange(ev.Payload)
 		if err != nil {
@@ -310,17 +315,18 @@ func (l *loop) heard(ev gossip.Event) {
 }
 
 // read takes a message of a peer.
-func (l *loop) read(payload []byte) {
+func (l *loop) read(payload []byte, letter bool) {
 	m, err := node.Decode(payload)
 	if err != nil {
 		l.log.Debug("a message was dropped", "error", err)
 		return
 	}
+	l.ways.got(m.From.Name, l.now(), letter)
 	l.step(node.Received{Message: m})
 }
 
 // deliver takes a message that came by a letter, from any goroutine.
-func (l *loop) deliver(payload []byte) { l.queue.offer(func() { l.read(payload) }) }
+func (l *loop) deliver(payload []byte) { l.queue.offer(func() { l.read(payload, true) }) }
 
 // alive takes a member. One that cannot be understood is dead to the core, for
 // what the core may know of it is of an earlier life.
