@@ -22,10 +22,10 @@ SHOW := 2>&1 | .ci/closing
 
 # The packages whose tests need root and a kernel; all others are quick.
 KERNEL := ./nft/... ./node/link/... ./gossip/... ./e2e/lab/...
-# Seeds of the simulator for each of six kinds of trouble (a seventh gets a tenth), so
+# Seeds of the simulator for each of six kinds of trouble (four more get a share), so
 # that 20,000 are run; the race detector makes it slow.
-SEEDS ?= 3300
-RACESEEDS ?= 50
+SEEDS ?= 2700
+RACESEEDS ?= 20
 
 # Commands that the tests call, and the Debian packages that have them.
 TOOLS := nft:nftables ip:iproute2 ping:iputils-ping socat:socat gcc:gcc gcc:libc6-dev

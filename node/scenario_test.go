@@ -18,20 +18,20 @@ func scenario(t *testing.T, nodes int, story func(t *testing.T, w *world)) {
 // so that gossip says who is alive.
 func scenarioWith(t *testing.T, nodes int, beacons bool, story func(t *testing.T, w *world)) {
 	t.Helper()
-	for seed := uint64(1); seed <= uint64(max(2, 24/nodes)); seed++ {
+	for seed := uint64(1); seed <= uint64(max(2, 15/nodes)); seed++ {
 		w := newWorld(seed, true, nodes, calmNet())
 		w.beacons = beacons
 		w.layOut()
 		for _, n := range w.nodes {
 			w.start(n)
 		}
-		w.run(12 * time.Second)
+		w.run(4 * time.Second)
 		w.settle()
 		w.forgetPast()
 		w.strict, w.gapLimit = true, oneHandoff
 		story(t, w)
 		w.intercept, w.detect = nil, nil
-		w.run(30 * time.Second)
+		w.run(14 * time.Second)
 		w.settle()
 		if len(w.faults) > 0 {
 			t.Errorf("seed %d: %v", seed, w.faults)

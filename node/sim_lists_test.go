@@ -305,7 +305,7 @@ func whole(seed uint64, tracing bool, nodes int) *world {
 	for _, n := range w.nodes {
 		w.start(n)
 	}
-	w.run(12 * time.Second)
+	w.run(8 * time.Second)
 	w.settle()
 	w.forgetPast()
 	return w

@@ -267,7 +267,7 @@ func TestColdStarts(t *testing.T) {
 			n.saved.Drained = w.rng.IntN(6) == 0
 			w.at(w.randomly(span), func() { w.start(n) })
 		}
-		w.run(30 * time.Second)
+		w.run(14 * time.Second)
 		w.quiet()
 		return w
 	})
