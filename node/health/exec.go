@@ -23,7 +23,9 @@ const (
 	outputGrace = 100 * time.Millisecond
 )
 
-// probeExec runs the program in a process group of its own and wants exit code 0.
+// probeExec runs the program in a session of its own (which the kernel may weigh by
+// itself, see sched(7) on autogroups), at an ordinary nice value whatever that of this
+// process is, and wants exit code 0.
 // At the end of ctx, and also when the program is done, every process of the
 // group is killed, so that neither a hanging check nor what it started in the
 // background is left behind (only a process that makes itself a group or session
@@ -32,7 +34,7 @@ func probeExec(ctx context.Context, command []string, timeout time.Duration) err
 	var output head
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stdout, cmd.Stderr = &output, &output // the same writer: one pipe, one goroutine
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.WaitDelay = outputGrace
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("not started: %w", startError(err))
@@ -41,6 +43,7 @@ func probeExec(ctx context.Context, command []string, timeout time.Duration) err
 	// The group is killed while its leader is not yet reaped: until then nobody
 	// else can have got its number.
 	pid := cmd.Process.Pid
+	beOrdinary(pid)
 	ended := make(chan struct{})
 	go func() {
 		waitEnded(pid)
@@ -70,6 +73,14 @@ func probeExec(ctx context.Context, command []string, timeout time.Duration) err
 		return withOutput(fmt.Sprintf("exit code %d", state.ExitCode()), &output)
 	default:
 		return withOutput(state.String(), &output) // signal: ...
+	}
+}
+
+// beOrdinary takes from a program and what it has started by now the better nice value
+// that it has inherited. Nobody is refused that; who has ended does not need it.
+func beOrdinary(group int) {
+	if own, err := unix.Getpriority(unix.PRIO_PROCESS, 0); err == nil && 20-own < 0 { // as the system call counts
+		_ = unix.Setpriority(unix.PRIO_PGRP, group, 0)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -113,5 +114,16 @@ func TestExecDoesNotWaitForARunawaysOutput(t *testing.T) {
 	}
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		t.Errorf("the runaway: %v", err)
+	}
+}
+
+// The agent goes before other programs; what it starts does not.
+func TestExecIsOrdinary(t *testing.T) {
+	runtime.LockOSThread() // and it ends with the test
+	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, -5); err != nil {
+		t.Fatal(err)
+	}
+	if err := probeExec(t.Context(), []string{"sh", "-c", "sleep 0.3; nice; sh -c 'exit $(nice)'"}, time.Minute); err != nil {
+		t.Errorf("at nice value %v", err)
 	}
 }
