@@ -202,8 +202,8 @@ func (c *Core) accept(p *peer, r *request, g *Grant, slots hashring.Set) {
 }
 
 // receiveRefusal: the slots are free to be asked for again when something has
-// changed at the holder or here, or after a while.
-func (c *Core) receiveRefusal(p *peer, f *Refusal) {
+// changed at the holder since it refused, or here, or after a while.
+func (c *Core) receiveRefusal(p *peer, f *Refusal, said uint64) {
 	r := c.requests[f.ID]
 	if r == nil || r.to != p.Incarnation {
 		return
@@ -213,17 +213,15 @@ func (c *Core) receiveRefusal(p *peer, f *Refusal) {
 	r.slots.RemoveAll(gone)
 	c.requested.RemoveAll(gone)
 	c.dropIfOver(r)
-	c.holdBack(p)
+	c.holdBack(p, said)
 	c.replan = true
 }
 
 // holdBack remembers that the peer would not give, or could not be taken from,
-// and as of when; see mayAsk.
-func (c *Core) holdBack(p *peer) {
-	p.refusedAt, p.refusedView, p.refusedSaid = c.now, c.view.Digest(), 0
-	if p.said != nil {
-		p.refusedSaid = p.said.Version
-	}
+// and as of which of its statements; see mayAsk. A refusal may come after a statement
+// that was made after it.
+func (c *Core) holdBack(p *peer, said uint64) {
+	p.refusedAt, p.refusedView, p.refusedSaid = c.now, c.view.Digest(), said
 }
 
 // receiveCancel: the heir does not want the slots, or not any more. They are the

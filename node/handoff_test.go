@@ -315,3 +315,26 @@ func TestPromiseForgottenBeforeTheRefusal(t *testing.T) {
 		t.Errorf("%d requests are remembered", len(d.core.requests))
 	}
 }
+
+// TestRefusalAfterTheStatementThatLiftsIt: the request came before the statement that
+// shows whose the buckets are now, and was refused; the holder's next statement comes
+// before its refusal. There is nothing more to wait for.
+func TestRefusalAfterTheStatementThatLiftsIt(t *testing.T) {
+	d, asked := theirs(t)
+	refusal := Refusal{ID: asked.ID, Reason: NotYours, Slots: asked.Slots}
+	old := d.said["c"].Version
+	d.says("c", func(*Statement) {})
+	got := sent(d.tells("c", Message{Said: old, Refusal: &refusal}), "c", requestOf)
+	if len(got) != 1 || !got[0].Slots.Equal(asked.Slots) {
+		t.Fatalf("after a refusal that is older than the holder's statement it asked for %v", got)
+	}
+	// Refused as of that statement, it waits for the next one, or for long.
+	refusal.ID = got[0].ID
+	effects := d.tells("c", Message{Refusal: &refusal})
+	if effects = append(effects, d.wait(100*ms)...); len(sent(effects, "c", requestOf)) > 0 {
+		t.Error("asked again, and nothing has changed")
+	}
+	if got := sent(d.says("c", func(*Statement) {}), "c", requestOf); len(got) != 1 {
+		t.Errorf("after the holder's next statement it asked for %v", got)
+	}
+}

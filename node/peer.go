@@ -40,6 +40,14 @@ type peer struct {
 	refusedView uint64 // our view then
 }
 
+// version is that of its statement, as far as it has come; 0 for none.
+func (p *peer) version() uint64 {
+	if p.said == nil {
+		return 0
+	}
+	return p.said.Version
+}
+
 // rank is the peer's rank for a service, as it last said of itself.
 func (p *peer) rank(service int) rank {
 	if p.said == nil {

@@ -151,7 +151,7 @@ func (c *Core) promisedByPeers() hashring.Set {
 // and after a refusal until something has changed at the holder or here.
 func (c *Core) mayAsk(p *peer) bool {
 	return c.commitAfter == 0 && c.heralded.Lease &&
-		(p.refusedAt == 0 || p.said.Version != p.refusedSaid || c.view.Digest() != p.refusedView)
+		(p.refusedAt == 0 || p.said.Version > p.refusedSaid || c.view.Digest() != p.refusedView)
 }
 
 // abandon lets go of slots that this node wants. Those that it has been granted
@@ -175,7 +175,7 @@ func (c *Core) abandon(slots hashring.Set) {
 		if p := c.alivePeer(r.to); p != nil {
 			c.send(p, &Message{Cancel: &Cancel{ID: r.id, Slots: lost}})
 			p.released.RemoveAll(lost) // the holder's again, whatever its statement shows
-			c.holdBack(p)
+			c.holdBack(p, p.version())
 		}
 		c.dropIfOver(r)
 	}

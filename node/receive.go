@@ -37,7 +37,7 @@ func (c *Core) receive(m *Message) {
 	case m.Grant != nil:
 		c.receiveGrant(p, m.Grant)
 	case m.Refusal != nil:
-		c.receiveRefusal(p, m.Refusal)
+		c.receiveRefusal(p, m.Refusal, m.Said)
 	case m.Cancel != nil:
 		c.receiveCancel(p, m.Cancel)
 	case m.Confirm != nil:
