@@ -199,7 +199,7 @@ func (o *outlook) of(name string) *NodeBeacons {
 		if found.Heard[m] == node.Never {
 			return nil
 		}
-		return &MediumStatus{ms(found.Heard[m])}
+		return &MediumStatus{ms(max(found.Heard[m], 0))} // the clock of silences stands while something waits to be read
 	}
 	b.Wire, b.Unicast = medium(node.Wire), medium(node.Unicast)
 	if found.Acked != node.Never {

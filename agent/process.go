@@ -7,10 +7,10 @@ import (
 	"github.com/peervip/peervip/node/link"
 )
 
-// gcPercent has the heap collected every 16 MB instead of every 4 MB: a collection
-// stops all threads twice, the one that sends beacons among them, and an agent at
-// rest lives on 2 MB.
-const gcPercent = 400
+// gcPercent has the heap collected every 8 MB instead of every 4 MB: a collection
+// stops all threads twice, the one that sends beacons among them. An agent at rest
+// lives on 2 MB, and collects a few times a minute.
+const gcPercent = 200
 
 // Tune makes this process fit to send beacons on time on a busy machine: its memory is
 // locked, its threads go before others, and garbage is collected seldom. It is for
