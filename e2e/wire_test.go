@@ -28,6 +28,7 @@ func TestWaysInTrouble(t *testing.T) {
 		{"wire silent for one", wireSilentForOne},
 		{"wire silent for all", wireSilentForAll},
 		{"a third of everything lost", loss},
+		{"a firewall that drops beacons", firewall},
 		{"an agent started behind a firewall that drops beacons", firewallBeforeStart},
 	})
 }
@@ -102,6 +103,16 @@ func loss(t *testing.T, l *lab.Lab) {
 	must(t, l.Heal())
 	tr.restored(t)
 	tr.unmovedBy(t, "the end of a loss of frames")
+}
+
+// Beacons come to the node and are dropped by its own input hook (pitfall 5).
+func firewall(t *testing.T, l *lab.Lab) {
+	victim := l.Nodes[0]
+	tr := watch(t, l, l.Nodes...)
+	tr.relieves(t, victim, func() { must(t, victim.Firewall()) }, func() {
+		says(t, victim, "firewall|7947")
+		must(t, victim.NoFirewall())
+	})
 }
 
 // A node that hears no beacon from its start on is not let in to serve, or at
