@@ -108,7 +108,7 @@ func killedWithoutGuard(t *testing.T, l *lab.Lab) {
 // The process runs, but its core does not: it waits for somebody to read its log.
 // What it has to log is that a newcomer is there, which stays out for its other spec.
 func TestCoreHangs(t *testing.T) {
-	l := build(t, 4, detecting, func(i int, c *lab.AgentConfig) {
+	l := build(t, 4, func(i int, c *lab.AgentConfig) {
 		if i == 3 {
 			c.Spec.Buckets = 512
 		}

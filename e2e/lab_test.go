@@ -30,9 +30,10 @@ func labCommand(t *testing.T, args ...string) (*exec.Cmd, *bytes.Buffer) {
 
 // The lab shows every step and one table, within 80 columns, and ends well.
 func TestLab(t *testing.T) {
+	t.Parallel()
 	cmd, out := labCommand(t, "--watch", "1s", "--rest", "1s",
 		"--pace", "10ms", "--open", "64", "--rate", "50", // the race detector is slow
-		"--interval", "100ms", "--misses", "10") // as unhurried, and more: this one may not see a false death
+		"--interval", "100ms", "--misses", "10") // unhurried: this one may not see a false death
 	if err := cmd.Run(); err != nil {
 		t.Fatalf("%v:\n%s", err, out)
 	}
