@@ -151,6 +151,9 @@ func (c *Core) stopWaiting(late hashring.Set) {
 
 // receiveLists keeps what comes; forgetLists goes through it before it counts.
 func (c *Core) receiveLists(p *peer, m *Lists) {
+	if c.lists.whole.Empty() {
+		return
+	}
 	key := listKey{p.Incarnation, m.ID}
 	if c.lists.theirs[key] == nil {
 		c.lists.theirs[key] = map[Slot]FlowList{}

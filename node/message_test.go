@@ -118,7 +118,7 @@ func FuzzDecode(f *testing.F) {
 
 // obey gives a message to a busy core as if a peer had sent it, in this life.
 func obey(t *testing.T, m *Message) {
-	d, _ := theirs(t)
+	d, _ := theirs(t, wholly)
 	m.From, m.To = d.incarnation("c"), d.core.cfg.Nonce
 	if m.Delta != nil {
 		m.Delta.Incarnation = m.From

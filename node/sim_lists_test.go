@@ -345,6 +345,15 @@ func TestMishapsAmongTalkativeFlows(t *testing.T) {
 	})
 }
 
+// TestPartitionsAmongTalkativeFlows: nothing is left of any list after splits.
+func TestPartitionsAmongTalkativeFlows(t *testing.T) {
+	forSeeds(t, 4, func(seed uint64, tracing bool) *world {
+		w := whole(seed, tracing, 3+int(seed%4))
+		w.talk(30*ms, 20*time.Second)
+		return w.partitions()
+	})
+}
+
 // TestPlannedChangesOfTalkativeFlowsOverABadNetwork: nor twice when lists and grants
 // are lost, late, repeated and overtaken, or cannot be made.
 func TestPlannedChangesOfTalkativeFlowsOverABadNetwork(t *testing.T) {

@@ -210,36 +210,39 @@ func TestCrashes(t *testing.T) {
 // crashes, lost carriers, dead kernels and planned changes.
 func TestPartitions(t *testing.T) {
 	forSeeds(t, 1, func(seed uint64, tracing bool) *world {
-		w := settled(seed, tracing, 3+int(seed%4))
-		w.net = roughNet()
-		for range 15 {
-			a, b := w.some(), w.some()
-			switch w.rng.IntN(10) {
-			case 0:
-				w.partition(a.index, b.index)
-			case 1:
-				w.log("messages from %s to %s vanish", a.name, b.name)
-				w.cut[[2]int{a.index, b.index}] = true
-				w.gossipAll()
-			case 2, 3:
-				w.heal()
-			case 4:
-				w.stop(a, false)
-			case 5:
-				w.start(a)
-			case 6:
-				w.loseCarrier(a, w.randomly(time.Second))
-			case 7:
-				w.log("the kernel of %s refuses everything: %v", a.name, !a.refuses)
-				a.refuses = !a.refuses
-			default:
-				w.planned()
-			}
-			w.someTime(2 * time.Second)
-		}
-		w.quiet()
-		return w
+		return settled(seed, tracing, 3+int(seed%4)).partitions()
 	})
+}
+
+func (w *world) partitions() *world {
+	w.net = roughNet()
+	for range 15 {
+		a, b := w.some(), w.some()
+		switch w.rng.IntN(10) {
+		case 0:
+			w.partition(a.index, b.index)
+		case 1:
+			w.log("messages from %s to %s vanish", a.name, b.name)
+			w.cut[[2]int{a.index, b.index}] = true
+			w.gossipAll()
+		case 2, 3:
+			w.heal()
+		case 4:
+			w.stop(a, false)
+		case 5:
+			w.start(a)
+		case 6:
+			w.loseCarrier(a, w.randomly(time.Second))
+		case 7:
+			w.log("the kernel of %s refuses everything: %v", a.name, !a.refuses)
+			a.refuses = !a.refuses
+		default:
+			w.planned()
+		}
+		w.someTime(2 * time.Second)
+	}
+	w.quiet()
+	return w
 }
 
 // loseCarrier takes a node's wire away for a while.
