@@ -33,8 +33,8 @@ type Transaction struct {
 	// without: a lease may come neither back nor late.
 	ArmBy time.Time
 	// List names flows that only the lists can tell apart (LingerAll): for a bucket
-	// in Adopt or Yield those that its old owner keeps, for one in Linger those that
-	// this node does. Old and new owner must have the same list. A flow
+	// in Adopt or Yield those that its old owner keeps, for one in Linger or Wary those
+	// that this node does. Old and new owner must have the same list. A flow
 	// of TCP, SCTP or ICMP, or of a bucket in another state, is passed over. When a
 	// bucket changes its state its list is empty; then come Unlist and List.
 	List, Unlist []Flow
@@ -171,10 +171,10 @@ func (f *Filter) moves(changes []Change) ([]move, error) {
 		if c.Bucket < 0 || c.Bucket >= len(f.committed[c.Service]) {
 			return nil, fmt.Errorf("service %s has no bucket %d", f.rules.spec.Services[c.Service].Name, c.Bucket)
 		}
-		if c.State > node.Yield {
+		if c.State > node.Wary {
 			return nil, fmt.Errorf("bucket %d: there is no %s", c.Bucket, c.State)
 		}
-		if s := f.rules.spec.Services[c.Service]; c.State == node.Yield && s.Linger != LingerAll {
+		if s := f.rules.spec.Services[c.Service]; c.State > node.Linger && s.Linger != LingerAll {
 			return nil, fmt.Errorf("service %s lists no flows: bucket %d cannot be in %s", s.Name, c.Bucket, c.State)
 		}
 		last[key{c.Service, c.Bucket}] = c.State

@@ -79,9 +79,9 @@ func TestLibraryAppliesWhatStringPrints(t *testing.T) {
 				run(t, byText, "nft add element inet peervip "+movingSet(service)+" { 4, 5 }")
 			}
 			if s.lists() {
-				commit(t, f, Change{Bucket: 6, State: node.Yield})
-				elements += ", 6 : goto " + stateChain(service, node.Yield)
-				run(t, byText, "nft add element inet peervip "+movingSet(service)+" { 6 }")
+				commit(t, f, Change{Bucket: 6, State: node.Yield}, Change{Bucket: 7, State: node.Wary})
+				elements += ", 6 : goto " + stateChain(service, node.Yield) + ", 7 : goto " + stateChain(service, node.Wary)
+				run(t, byText, "nft add element inet peervip "+movingSet(service)+" { 6, 7 }")
 			}
 			run(t, byText, "nft add element netdev peervip"+elements+" }")
 			run(t, byText, "nft add element inet peervip"+elements+" }")

@@ -101,8 +101,9 @@ func TestCommitRefusesWhatThereIsNot(t *testing.T) {
 		"service other has no bucket 64":     {Bucket: 64, State: node.Own},
 		"service other has no bucket -1":     {Bucket: -1, State: node.Own},
 		"there is no service 1":              {Service: 1, State: node.Own},
-		"bucket 0: there is no State(5)":     {State: 5},
+		"bucket 0: there is no State(6)":     {State: 6},
 		"cannot be in yield":                 {State: node.Yield},
+		"cannot be in wary":                  {State: node.Wary},
 		"committing 2 bucket changes: there": {Service: -1},
 	} {
 		err := f.Commit([]Change{{Bucket: 2, State: node.Own}, change})

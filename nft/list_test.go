@@ -60,9 +60,14 @@ func TestListedDatagramsStayWithTheOldOwner(t *testing.T) {
 	}
 	commit(t, old, allBuckets(s, node.Yield)...)
 	stay("", 0)
+	commit(t, heir, allBuckets(s, node.Wary)...)
+	stay("", 1)
+	if got := w.connects(from, soon); got != "1" {
+		t.Errorf("a new connection is answered by %q", got)
+	}
 	known := flows(t, w.nodes[0], vip)
 	apply(t, old, Transaction{Changes: allBuckets(s, node.Linger), List: known})
-	stay("", 0)
+	stay("", 1)
 	apply(t, heir, Transaction{Changes: allBuckets(s, node.Adopt), List: known})
 	stay("1", 1)
 	forget(t, w.nodes[0]) // whatever conntrack forgets: its list is what the new owner has

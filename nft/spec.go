@@ -63,7 +63,7 @@ func (s Service) states() []node.State {
 	case LingerTCP:
 		return []node.State{node.Own, node.Adopt, node.Linger}
 	}
-	return []node.State{node.Own, node.Adopt, node.Linger, node.Yield}
+	return []node.State{node.Own, node.Adopt, node.Linger, node.Yield, node.Wary}
 }
 
 func (s Service) identifier() string { return strings.ReplaceAll(s.Name, "-", "_") }

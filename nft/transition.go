@@ -22,9 +22,10 @@ import (
 //
 // The last row needs a list that both have. Conntrack's word would not do in its
 // place: the server's next datagram makes known again whatever is not listed.
-// While the list is made nobody else has the bucket, and its old owner has it in
-// Yield: as Linger, but of the last row it takes what conntrack knows, and leaves
-// alone what is on the lists of still older owners.
+// While the list is made its old owner has the bucket in Yield: as Linger, but of the
+// last row it takes what conntrack knows, and leaves alone what is on the lists of
+// still older owners. And as long as a list is missing, its new owner has it in Wary:
+// as Adopt, but for the last row, which is as in Linger.
 //
 // What does not depend on conntrack is decided where the bucket is looked up.
 // The rest is tagged there with its service and state, and decided by the tag in
@@ -61,7 +62,7 @@ func knownChain(s Service, state node.State) string     { return "known_" + stat
 func movingSet(s Service) string                        { return "moving_" + s.identifier() }
 
 func tagOf(service int, state node.State) tag {
-	return firstTag + tag(3*service) + map[node.State]tag{node.Adopt: 0, node.Linger: 1, node.Yield: 2}[state]
+	return firstTag + tag(4*service) + map[node.State]tag{node.Adopt: 0, node.Linger: 1, node.Yield: 2, node.Wary: 3}[state]
 }
 
 // stateRules decide about packets of the service's buckets in the state.
@@ -83,6 +84,10 @@ func stateRules(s Spec, service int, state node.State) []rule {
 			listed(refuse)
 		}
 		return append(rules, take)
+	case node.Wary:
+		rules = append(rules, protocolIn(movingAtOnceIn).then(take))
+		listed(take)
+		return append(rules, refuse)
 	case node.Yield:
 		rules = append(rules, protocolIn(movingAtOnceIn).then(refuse))
 		listed(refuse)

@@ -115,7 +115,14 @@ func TestRowByRowExactlyOneOfAdoptAndLingerAcceptsWhatIsNew(t *testing.T) {
 			f := installed(t, ns, s)
 			sysctl(t, ns, "netfilter/nf_conntrack_tcp_loose", test.loose)
 			for _, r := range rows {
-				for state, want := range map[node.State]fate{node.Own: r.own, node.Adopt: r.adopt, node.Linger: r.linger, node.None: dropped} {
+				fates := map[node.State]fate{node.Own: r.own, node.Adopt: r.adopt, node.Linger: r.linger, node.None: dropped}
+				if test.linger == LingerAll {
+					fates[node.Yield], fates[node.Wary] = r.linger, r.adopt
+					if r.protocol == layers.IPProtocolUDP || r.protocol == layers.IPProtocolGRE {
+						fates[node.Wary] = refused
+					}
+				}
+				for state, want := range fates {
 					commit(t, f, Change{Bucket: s.Layout.Bucket(clientAddr(0)), State: state})
 					for _, pieces := range []bool{false, true} {
 						if got := w.meets(f, state, packetTo{protocol: r.protocol, pieces: pieces}, r.content...); got != want {

@@ -16,6 +16,8 @@ func (c *Core) commit() {
 	}
 	adopt := c.want.Clone()
 	adopt.RetainAll(c.lingeredByOthers())
+	wary := c.want.Clone()
+	wary.RetainAll(c.lists.missing)
 	yield := c.lists.yielding
 	linger := c.lingering.Clone()
 	linger.RemoveAll(yield)
@@ -23,9 +25,9 @@ func (c *Core) commit() {
 	differ.AddAll(symmetricDifference(adopt, c.kernelAdopt))
 	differ.AddAll(symmetricDifference(linger, c.kernelLinger))
 	differ.AddAll(symmetricDifference(yield, c.lists.kernelYield))
-	listings := c.listings(adopt, yield, linger)
-	differ.AddAll(c.lists.relisted(listings, c.cfg.newSet()))
-	differ.RemoveAll(c.lists.waiting)
+	differ.AddAll(symmetricDifference(wary, c.lists.kernelWary))
+	listings := c.listings(adopt, wary, yield, linger)
+	c.lists.relisted(listings, differ)
 	if differ.Empty() {
 		return
 	}
@@ -35,6 +37,8 @@ func (c *Core) commit() {
 	for slot := range c.openSlots.All() {
 		state := None
 		switch {
+		case wary.Has(slot):
+			state = Wary
 		case adopt.Has(slot):
 			state = Adopt
 		case c.want.Has(slot):
@@ -74,7 +78,7 @@ func (c *Core) committed(ev Committed) {
 		c.commitFailed, c.failures = nil, 0
 		c.notice(false, "the kernel takes commits again")
 	}
-	for _, set := range []hashring.Set{c.kernel, c.kernelAdopt, c.kernelLinger, c.lists.kernelYield} {
+	for _, set := range []hashring.Set{c.kernel, c.kernelAdopt, c.kernelLinger, c.lists.kernelYield, c.lists.kernelWary} {
 		set.RemoveAll(slots)
 	}
 	for _, ch := range changes {
@@ -84,6 +88,9 @@ func (c *Core) committed(ev Committed) {
 			c.kernelLinger.Add(slot)
 		case Adopt:
 			c.kernelAdopt.Add(slot)
+		case Wary:
+			c.kernelAdopt.Add(slot)
+			c.lists.kernelWary.Add(slot)
 		case Yield:
 			c.lists.kernelYield.Add(slot)
 		}
@@ -114,6 +121,7 @@ func (c *Core) commitRefused(err error, slots, taking hashring.Set) {
 	if c.commitFailed == nil {
 		c.notice(true, "the kernel refused a change of %d buckets: %v", slots.Count(), err)
 	}
+	c.lists.refused(c.cfg.Incarnation)
 	t := c.cfg.Timing
 	c.commitFailed, c.commitAfter = err, c.now+min(t.Retry<<min(c.failures, 16), t.Alone)
 	c.failures++
@@ -128,7 +136,7 @@ func (c *Core) commitRefused(err error, slots, taking hashring.Set) {
 	for _, g := range slices.Clone(c.grants) {
 		kept := g.slots.Clone()
 		kept.RetainAll(slots)
-		kept.RetainAll(c.ungiven())
+		kept.RetainAll(c.kernel)
 		if kept.Empty() {
 			continue
 		}
@@ -139,13 +147,6 @@ func (c *Core) commitRefused(err error, slots, taking hashring.Set) {
 		c.claim(kept)
 		c.shrink(g, kept)
 	}
-}
-
-// ungiven are the slots that the kernel has in a state in which nobody else has them.
-func (c *Core) ungiven() hashring.Set {
-	slots := c.kernel.Clone()
-	slots.AddAll(c.lists.kernelYield)
-	return slots
 }
 
 // sortedRequests are the open requests in the order in which they were made.

@@ -28,11 +28,15 @@ type SlotFlows struct {
 
 // Listing is a list that a node keeps: the slots on which it lingers and of which
 // there are listed flows. It goes on with those; whoever has one of the slots must
-// leave them to it. What is listed of a slot under one ID never changes.
+// leave them to it. What is listed of a slot under one ID never changes; under 0 there
+// is nothing yet, and all flows without connections must be left to it.
 type Listing struct {
 	ID    uint64       `json:"id"`
 	Slots hashring.Set `json:"slots"`
 }
+
+// listToCome is the ID of a list that is still being made.
+const listToCome = 0
 
 // Keeping says whose listing it is, and which version of the keeper's statement
 // shows it.
@@ -57,7 +61,7 @@ type Lists struct {
 
 // MaxListed is the most flows that a node keeps by lists at a time. The others move
 // at once, as they would without lists. Each listed flow adds some 15 us to the time
-// in which new flows of the moved buckets wait.
+// in which new flows without connections wait.
 const MaxListed = 8192
 
 // listsPart is how many flows go into one message, some 40 KB, and so the most that

@@ -123,10 +123,9 @@ func (c *Core) findGrant(to Incarnation, id uint64) *grant {
 	return nil
 }
 
-// released reports whether the kernel takes no new flows of any slot of the grant,
-// and keeps the old ones as agreed.
+// released reports whether the kernel takes no new flows of any slot of the grant.
 func (c *Core) released(g *grant) bool {
-	return !g.slots.Empty() && !g.slots.Intersects(c.kernel) && !g.slots.Intersects(c.lists.kernelYield)
+	return !g.slots.Empty() && !g.slots.Intersects(c.kernel)
 }
 
 // offerGrants sends the grants whose release the kernel has carried out, after
@@ -149,7 +148,7 @@ func (c *Core) sendGrant(g *grant) {
 	if p := c.alivePeer(g.to); p != nil && g.version > 0 {
 		g.sentAt = c.now
 		c.send(p, &Message{Grant: &Grant{
-			ID: g.id, Version: g.version, Slots: g.slots.Clone(), Lists: c.keepingsOf(g.slots, g.version),
+			ID: g.id, Version: g.version, Slots: g.slots.Clone(), Lists: c.keepingsOf(g.slots),
 		}})
 	}
 }

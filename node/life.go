@@ -263,12 +263,12 @@ func (c *Core) announced() bool {
 // handedOver reports whether this node has nothing that new flows come to, and owes
 // nothing.
 func (c *Core) handedOver() bool {
-	return c.want.Empty() && c.kernel.Empty() && c.lists.kernelYield.Empty() && c.open == nil && len(c.grants) == 0
+	return c.want.Empty() && c.kernel.Empty() && c.open == nil && len(c.grants) == 0
 }
 
 // idle reports whether this node has nothing, and owes nothing.
 func (c *Core) idle() bool {
-	return c.handedOver() && c.lingering.Empty() && c.kernelLinger.Empty()
+	return c.handedOver() && c.lingering.Empty() && c.kernelLinger.Empty() && c.lists.kernelYield.Empty()
 }
 
 // hasHeir reports whether some other node, of that rank at least when its checks

@@ -10,18 +10,20 @@ import (
 // (Service.LingerAll). Such a flow belongs to whoever lists it: the node that
 // lingers on the bucket, its *keeper*, goes on with what it has listed and nothing
 // else, and whoever has the bucket leaves alone what any living keeper has listed.
-// So both sides must have a list before the bucket changes hands:
+// What is on no list moves with the bucket.
 //
-//   - A holder that grants a bucket first yields it: it takes nothing new, goes on
-//     with all that its kernel knows, and lists that. Then it lingers with the list,
-//     shows in its statement that there is one, and grants. A flow that is on no
-//     list moves with the bucket.
-//   - Who takes a bucket asks the keepers that statements show for their lists, and
-//     has its kernel accept nothing before they have come. A grant says which
-//     keepers the holder knows of: their statements may be late. So the bucket may
-//     go from hand to hand, and to an orphan's taker, while old keepers linger.
-//   - What is listed never changes. A list ends with the linger, when the statement
-//     says so, or when its keeper dies or has left: then its flows are everybody's.
+//   - A holder that is asked for a bucket yields it: it takes nothing new, and goes on
+//     with all that its kernel knows. It grants the bucket, shows in its statement that
+//     there will be a list, and makes it. Then it lingers with the list, and shows
+//     which slots have listed flows.
+//   - Who has a bucket, and has not got all lists of its living keepers, is wary: it
+//     takes TCP as ever, and leaves all flows without connections alone, but for those
+//     that it has listed itself in an earlier time. It asks the keepers. A grant
+//     says which ones the holder knows of, whose statements may be late. So the bucket
+//     may go from hand to hand, and to an orphan's taker, while old keepers linger.
+//   - What is listed under an ID never changes. A list ends with the linger, when the
+//     statement says so, or when its keeper dies or has left: then its flows are
+//     everybody's.
 //   - A list is only made in a handoff. A node that lingers for another reason (it
 //     comes back from the dead, it was started again, it lost a bucket that two had
 //     claimed) keeps no flows of this kind.
@@ -32,20 +34,19 @@ type lists struct {
 	kernelYield hashring.Set // in that state
 	open        bool         // ListFlows was asked for, and not answered
 	asked       hashring.Set // of its slots those of which the answer is still wanted
+	mine        []*ownList
 
-	mine   []*ownList
-	theirs map[listKey]map[Slot]FlowList // of slots that this node has or takes
-	asks   map[listKey]listAsk
+	theirs     map[listKey]map[Slot]FlowList // of slots that this node has a part in
+	asks       map[listKey]listAsk
+	missing    hashring.Set // slots that this node has a part in, and of which lists are missing
+	since      Time         // when lists that there are began to be missing; 0: none is
+	kernelWary hashring.Set // also in kernelAdopt
 
 	kernel  map[Slot]listed // what the kernel has listed
 	pending map[Slot]listed // what it has when the open commit is done
 	// void: this node may have lost its right to flows that its kernel still keeps by
 	// a list, or goes on to list. Meanwhile it must not have the lease.
 	void bool
-
-	waiting hashring.Set // for lists, before the kernel may accept them
-	late    question     // waiting
-	waived  hashring.Set // orphans that have waited for long enough
 }
 
 // listKey names one keeper's list.
@@ -60,12 +61,6 @@ type ownList struct {
 	flows map[Slot]FlowList
 }
 
-// listAsk is a question that was put to a keeper.
-type listAsk struct {
-	at    Time
-	slots hashring.Set
-}
-
 // listed is what is listed of a slot.
 type listed struct {
 	by    []listKey
@@ -75,7 +70,7 @@ type listed struct {
 func newLists(cfg Config) lists {
 	l := lists{
 		whole: cfg.newSet(), yielding: cfg.newSet(), kernelYield: cfg.newSet(), asked: cfg.newSet(),
-		waiting: cfg.newSet(), waived: cfg.newSet(),
+		missing: cfg.newSet(), kernelWary: cfg.newSet(),
 		theirs: map[listKey]map[Slot]FlowList{}, asks: map[listKey]listAsk{}, kernel: map[Slot]listed{},
 	}
 	for slot := range cfg.slots() {
@@ -86,11 +81,14 @@ func newLists(cfg Config) lists {
 	return l
 }
 
-// yield has slots that linger listed first.
+// yield has slots that linger listed first. Of a slot of which lists are missing this
+// node has taken no flows that could be listed, or has a list already.
 func (c *Core) yield(slots hashring.Set) {
 	first := slots.Clone()
 	first.RetainAll(c.lists.whole)
 	first.RetainAll(c.kernel)
+	first.RemoveAll(c.lists.missing)
+	first.RemoveAll(c.lists.kernelWary)
 	c.lists.yielding.AddAll(first)
 }
 
@@ -160,38 +158,30 @@ func (c *Core) dropLists() {
 	l.mine, l.yielding = nil, c.cfg.newSet()
 }
 
-// keepingsOf are the lists of a grant's slots, as of that version of this node's
-// statement.
-func (c *Core) keepingsOf(slots hashring.Set, version uint64) []Keeping {
-	var all []Keeping
-	add := func(k Keeping) {
-		k.Slots = k.Slots.Clone()
-		if k.Slots.RetainAll(slots); !k.Slots.Empty() {
-			all = append(all, k)
-		}
-	}
-	for _, l := range c.ownListings() {
-		add(Keeping{c.cfg.Incarnation, version, l})
-	}
-	for k := range c.keepings() {
-		add(k)
-	}
-	return all
-}
-
-// ownListings are this node's lists, of slots that its kernel lingers on.
+// ownListings are this node's lists, as far as its kernel goes by them, and the one that
+// is being made.
 func (c *Core) ownListings() []Listing {
 	var all []Listing
+	if !c.lists.kernelYield.Empty() {
+		all = append(all, Listing{listToCome, c.lists.kernelYield.Clone()})
+	}
 	for _, own := range c.lists.mine {
 		slots := c.cfg.newSet()
 		for slot := range own.flows {
 			slots.Add(slot)
 		}
-		if slots.RetainAll(c.kernelLinger); !slots.Empty() {
+		if slots.RetainAll(c.lists.keeping(c.kernelLinger)); !slots.Empty() {
 			all = append(all, Listing{own.id, slots})
 		}
 	}
 	return all
+}
+
+// keeping are the slots of which the kernel goes by this node's own lists.
+func (l *lists) keeping(linger hashring.Set) hashring.Set {
+	slots := linger.Clone()
+	slots.AddAll(l.kernelWary)
+	return slots
 }
 
 func (c *Core) receiveListAsk(p *peer, a *ListAsk) {
@@ -213,7 +203,7 @@ func (c *Core) receiveListAsk(p *peer, a *ListAsk) {
 
 // listings are the lists that the kernel should have when it has the slots in these
 // states.
-func (c *Core) listings(adopt, yield, linger hashring.Set) map[Slot]listed {
+func (c *Core) listings(adopt, wary, yield, linger hashring.Set) map[Slot]listed {
 	l, all := &c.lists, map[Slot]listed{}
 	add := func(slot Slot, by listKey, flows FlowList) {
 		if of := all[slot]; !slices.Contains(of.by, by) {
@@ -222,7 +212,7 @@ func (c *Core) listings(adopt, yield, linger hashring.Set) map[Slot]listed {
 	}
 	for _, own := range l.mine {
 		for slot, flows := range own.flows {
-			if linger.Has(slot) {
+			if linger.Has(slot) || wary.Has(slot) {
 				add(slot, listKey{c.cfg.Incarnation, own.id}, flows)
 			}
 		}
@@ -231,29 +221,27 @@ func (c *Core) listings(adopt, yield, linger hashring.Set) map[Slot]listed {
 		return all
 	}
 	for k := range c.keepings() {
-		key := listKey{k.Keeper, k.ID}
-		for slot, flows := range l.theirs[key] {
-			if k.Slots.Has(slot) && (adopt.Has(slot) || yield.Has(slot)) {
-				add(slot, key, flows)
+		for slot, flows := range l.theirs[k.key()] {
+			if k.Slots.Has(slot) && (adopt.Has(slot) && !wary.Has(slot) || yield.Has(slot)) {
+				add(slot, k.key(), flows)
 			}
 		}
 	}
 	return all
 }
 
-// relisted are the slots whose lists differ from those in the kernel.
-func (l *lists) relisted(wanted map[Slot]listed, none hashring.Set) hashring.Set {
+// relisted adds the slots whose lists differ from those in the kernel.
+func (l *lists) relisted(wanted map[Slot]listed, slots hashring.Set) {
 	for slot, of := range wanted {
 		if !slices.Equal(of.by, l.kernel[slot].by) {
-			none.Add(slot)
+			slots.Add(slot)
 		}
 	}
 	for slot := range l.kernel {
 		if _, ok := wanted[slot]; !ok {
-			none.Add(slot)
+			slots.Add(slot)
 		}
 	}
-	return none
 }
 
 // fill adds to a commit what it does to the lists of its slots.
@@ -268,29 +256,45 @@ func (l *lists) fill(commit *Commit, slots hashring.Set, wanted map[Slot]listed)
 	}
 }
 
-// committed takes note of what the kernel has done. The listing of a slot may have
-// come while its state Yield was being committed anew.
+// committed takes note of what the kernel has done to the slots. A slot may have been
+// listed while its state Yield was being committed anew.
 func (l *lists) committed(self Incarnation, slots, linger hashring.Set) {
+	keeping := l.keeping(linger)
 	for slot := range slots.All() {
 		delete(l.kernel, slot)
 		if of, ok := l.pending[slot]; ok {
 			l.kernel[slot] = of
 		}
-		for _, own := range l.mine {
-			if !linger.Has(slot) && !l.kernelYield.Has(slot) {
-				delete(own.flows, slot)
-			}
+		if !keeping.Has(slot) && !l.kernelYield.Has(slot) {
+			l.disown(slot)
 		}
 	}
-	l.mine = slices.DeleteFunc(l.mine, func(own *ownList) bool { return len(own.flows) == 0 })
 	l.pending = nil
-	keeps := func(of listed) bool {
-		return slices.ContainsFunc(of.by, func(k listKey) bool { return k.keeper == self })
-	}
 	for _, of := range l.kernel {
-		if keeps(of) {
+		if of.isOf(self) {
 			return
 		}
 	}
 	l.void = l.void && !l.kernelYield.Empty()
+}
+
+// refused: the kernel may have no room for what was to be listed.
+func (l *lists) refused(self Incarnation) {
+	for slot, of := range l.pending {
+		if of.isOf(self) && !l.kernel[slot].isOf(self) {
+			l.disown(slot)
+		}
+	}
+	l.pending = nil
+}
+
+func (l *lists) disown(slot Slot) {
+	for _, own := range l.mine {
+		delete(own.flows, slot)
+	}
+	l.mine = slices.DeleteFunc(l.mine, func(own *ownList) bool { return len(own.flows) == 0 })
+}
+
+func (of listed) isOf(keeper Incarnation) bool {
+	return slices.ContainsFunc(of.by, func(k listKey) bool { return k.keeper == keeper })
 }

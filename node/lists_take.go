@@ -1,6 +1,7 @@
 package node
 
 import (
+	"fmt"
 	"iter"
 	"slices"
 
@@ -8,6 +9,14 @@ import (
 )
 
 // This node's part with lists that others keep; see lists.
+
+// listAsk is a question that was put to a keeper.
+type listAsk struct {
+	at    Time
+	slots hashring.Set
+}
+
+func (k Keeping) key() listKey { return listKey{k.Keeper, k.ID} }
 
 // keepings yields the lists that living peers keep, as far as is known: one may be
 // there twice. The sets are not the caller's.
@@ -45,37 +54,54 @@ func (c *Core) announce(keepings []Keeping) {
 	}
 }
 
-// tendLists asks for the lists that are missing, waits for them, and forgets those
-// that are over.
+// keepingsOf are the lists of a grant's slots, as this node's statement shows them.
+func (c *Core) keepingsOf(slots hashring.Set) []Keeping {
+	var all []Keeping
+	add := func(k Keeping) {
+		k.Slots = k.Slots.Clone()
+		if k.Slots.RetainAll(slots); !k.Slots.Empty() {
+			all = append(all, k)
+		}
+	}
+	for _, l := range c.said.Lists {
+		add(Keeping{c.cfg.Incarnation, c.said.Version, l})
+	}
+	for k := range c.keepings() {
+		add(k)
+	}
+	return all
+}
+
+// tendLists asks for the lists that are missing, and forgets those that are over.
 func (c *Core) tendLists() {
 	l := &c.lists
-	l.yielding.RetainAll(c.lingering)
-	l.asked.RetainAll(l.yielding)
 	if l.whole.Empty() {
 		return
 	}
 	c.forgetLists()
-	missing := c.cfg.newSet()
+	l.missing = c.cfg.newSet()
+	there := false
 	for k := range c.keepings() {
 		need := k.Slots.Clone()
-		need.RetainAll(c.want)
-		for slot := range l.theirs[listKey{k.Keeper, k.ID}] {
+		need.RetainAll(c.partIn())
+		for slot := range l.theirs[k.key()] {
 			need.Remove(slot)
 		}
-		if !need.Empty() {
-			c.askLists(listKey{k.Keeper, k.ID}, need)
-			missing.AddAll(need)
+		l.missing.AddAll(need)
+		if k.ID != listToCome && !need.Empty() {
+			c.askLists(k.key(), need)
+			there = true
 		}
 	}
-	missing.RemoveAll(c.kernel)
-	missing.RemoveAll(c.openSlots)
-	l.waived.RetainAll(missing)
-	missing.RemoveAll(l.waived)
-	l.waiting = missing
-	l.late.update(missing.Clone(), c.now)
-	if late := l.late.overdue(c.now, c.cfg.Timing.Agreement).Clone(); !late.Empty() {
-		c.stopWaiting(late)
+	switch {
+	case !there:
+		l.since = 0
+	case l.since == 0:
+		l.since = c.now
 	}
+	l.yielding.RetainAll(c.lingering)
+	l.yielding.RemoveAll(l.missing)
+	l.asked.RetainAll(l.yielding)
 }
 
 // forgetLists forgets what no living keeper is known to keep, and of slots that this
@@ -87,13 +113,12 @@ func (c *Core) forgetLists() {
 	}
 	kept := map[listKey]hashring.Set{}
 	for k := range c.keepings() {
-		key := listKey{k.Keeper, k.ID}
 		slots := k.Slots.Clone()
 		slots.RetainAll(c.partIn())
-		if more, ok := kept[key]; ok {
+		if more, ok := kept[k.key()]; ok {
 			slots.AddAll(more)
 		}
-		kept[key] = slots
+		kept[k.key()] = slots
 	}
 	for key, flows := range l.theirs {
 		for slot := range flows {
@@ -116,7 +141,9 @@ func (c *Core) forgetLists() {
 func (c *Core) partIn() hashring.Set {
 	slots := c.want.Clone()
 	slots.AddAll(c.kernel)
+	slots.AddAll(c.lists.yielding)
 	slots.AddAll(c.lists.kernelYield)
+	slots.RetainAll(c.lists.whole)
 	return slots
 }
 
@@ -131,27 +158,9 @@ func (c *Core) askLists(key listKey, slots hashring.Set) {
 	c.send(p, &Message{ListAsk: &ListAsk{ID: key.id, Slots: slots.Clone()}})
 }
 
-// stopWaiting for lists that do not come: what was granted is declined, what is an
-// orphan is taken without, for somebody must.
-func (c *Core) stopWaiting(late hashring.Set) {
-	c.notice(true, "the lists of flows that linger elsewhere do not come, for %d buckets: look whether TCP to cluster.port is blocked", late.Count())
-	granted := c.cfg.newSet()
-	for _, r := range c.sortedRequests() {
-		pending := r.taken.Clone()
-		pending.RemoveAll(r.closed)
-		granted.AddAll(pending)
-	}
-	granted.RetainAll(late)
-	c.abandon(granted)
-	late.RemoveAll(granted)
-	c.lists.waived.AddAll(late)
-	c.lists.late = question{}
-	c.replan = true
-}
-
 // receiveLists keeps what comes; forgetLists goes through it before it counts.
 func (c *Core) receiveLists(p *peer, m *Lists) {
-	if c.lists.whole.Empty() {
+	if c.lists.whole.Empty() || m.ID == listToCome {
 		return
 	}
 	key := listKey{p.Incarnation, m.ID}
@@ -163,14 +172,19 @@ func (c *Core) receiveLists(p *peer, m *Lists) {
 	}
 }
 
-// wakeForLists calls soon with the times at which lists are to be tended.
+// wakeForLists calls soon with the times at which lists are to be asked for again.
 func (c *Core) wakeForLists(soon func(Time)) {
 	for key, ask := range c.lists.asks {
 		if p := c.alivePeer(key.keeper); p != nil {
 			soon(ask.at + p.patience(c.cfg.Timing.Retry))
 		}
 	}
-	if c.lists.late.open() {
-		soon(c.lists.late.since + c.cfg.Timing.Agreement)
+}
+
+// listProblem says which lists do not come; "" if all is well.
+func (c *Core) listProblem() string {
+	if since := c.lists.since; since == 0 || c.now < since+c.cfg.Timing.Alone {
+		return ""
 	}
+	return fmt.Sprintf("of %d buckets datagrams are not answered here, since lists of flows that other nodes keep do not come: look at the gossip port between them, TCP and UDP", c.lists.missing.Count())
 }

@@ -45,7 +45,7 @@ func theCommit(t *testing.T, effects []Effect) Commit {
 	return commits[0]
 }
 
-// yields lets "b" ask for what is its own, up to where the flows are to be listed.
+// yields lets "b" have what is its own, up to where the flows are to be listed.
 func (d *desk) yields() hashring.Set {
 	d.t.Helper()
 	asked := d.owned("b")
@@ -57,11 +57,17 @@ func (d *desk) yields() hashring.Set {
 	if len(list) != 1 || !list[0].Slots.Equal(asked) || list[0].Most != MaxListed {
 		d.t.Fatalf("to be listed: %+v", list)
 	}
-	if s := d.core.said; len(sent(effects, "b", grantOf)) > 0 || len(s.Granted) > 0 || len(s.Lists) > 0 {
-		d.t.Fatal("granted before there is a list")
+	toCome := []Listing{{listToCome, asked}}
+	if diff := cmp.Diff(toCome, d.core.said.Lists); diff != "" {
+		d.t.Fatalf("said (-want +got):\n%s", diff)
 	}
-	if claims := d.core.said.Claims; !claims.Has(first(asked)) {
-		d.t.Fatal("a slot that is listed is shown as nobody's")
+	grants := sent(effects, "b", grantOf)
+	if len(grants) != 1 || !grants[0].Slots.Equal(asked) {
+		d.t.Fatalf("granted %+v", grants)
+	}
+	keeping := []Keeping{{d.core.cfg.Incarnation, d.core.said.Version, toCome[0]}}
+	if diff := cmp.Diff(keeping, grants[0].Lists); diff != "" {
+		d.t.Fatalf("the grant's lists (-want +got):\n%s", diff)
 	}
 	return asked
 }
@@ -74,19 +80,16 @@ func (d *desk) lists() hashring.Set {
 	if len(commit.List) != given.Count() || len(commit.Unlist) > 0 {
 		d.t.Fatalf("listed %v", commit.List)
 	}
-	grants := sent(d.commits(nil), "b", grantOf)
-	if len(grants) != 1 || !grants[0].Slots.Equal(given) || len(grants[0].Lists) != 1 {
-		d.t.Fatalf("granted %+v", grants)
-	}
+	d.commits(nil)
 	return given
 }
 
-// TestHolderListsBeforeItGrants, and shows that it does, and tells who asks.
-func TestHolderListsBeforeItGrants(t *testing.T) {
+// TestHolderListsAfterItHasYielded, and shows that it does, and tells who asks.
+func TestHolderListsAfterItHasYielded(t *testing.T) {
 	d := holderDesk(t, wholly)
 	given := d.lists()
 	s := d.core.said
-	if len(s.Lists) != 1 || !s.Lists[0].Slots.Equal(given) || !s.Linger.Equal(given) || len(s.Granted) != 1 {
+	if len(s.Lists) != 1 || s.Lists[0].ID == listToCome || !s.Lists[0].Slots.Equal(given) || !s.Linger.Equal(given) {
 		t.Fatalf("said %+v", s)
 	}
 	two := setOf(16)
@@ -99,8 +102,10 @@ func TestHolderListsBeforeItGrants(t *testing.T) {
 	if diff := cmp.Diff([]*Lists{{ID: s.Lists[0].ID, Slots: flowsIn(two, 1)}}, answer, compareAddrs); diff != "" {
 		t.Errorf("told (-want +got):\n%s", diff)
 	}
-	if got := sent(d.tells("b", Message{ListAsk: &ListAsk{ID: 12345, Slots: two}}), "b", listsOf); len(got) > 0 {
-		t.Errorf("told %+v of a list that there is not", got)
+	for _, id := range []uint64{listToCome, 12345} {
+		if got := sent(d.tells("b", Message{ListAsk: &ListAsk{ID: id, Slots: two}}), "b", listsOf); len(got) > 0 {
+			t.Errorf("told %+v of a list that there is not", got)
+		}
 	}
 	d.looks(d.core.cfg.newSet())
 	d.commits(nil)
@@ -125,8 +130,8 @@ func TestFlowsThatCannotBeListedMoveAtOnce(t *testing.T) {
 		if told := len(effectsOf[Notice](effects)) > 0; told != (name != "none") {
 			t.Errorf("%s: said so: %t", name, told)
 		}
-		if grants := sent(d.commits(nil), "b", grantOf); len(grants) != 1 || len(grants[0].Lists) > 0 {
-			t.Errorf("%s: granted %+v", name, grants)
+		if d.commits(nil); len(d.core.said.Lists) > 0 {
+			t.Errorf("%s: says that it keeps %+v", name, d.core.said.Lists)
 		}
 	}
 }
@@ -199,36 +204,69 @@ func TestListsAreVoidAfterADeath(t *testing.T) {
 	}
 }
 
-// TestRefusedListIsTakenBack: the bucket must not wait for a kernel that has no room.
-func TestRefusedListIsTakenBack(t *testing.T) {
+// TestRefusedListIsGivenUp: the kernel may have no room, and the heir waits.
+func TestRefusedListIsGivenUp(t *testing.T) {
 	d := holderDesk(t, wholly)
 	given := d.yields()
 	d.step(FlowsListed{Slots: flowsIn(given, 1)})
-	effects := d.commits(errors.New("no room"))
-	if r := sent(effects, "b", refusalOf); len(r) != 1 || r[0].Reason != CommitFailed {
-		t.Errorf("refused %+v", r)
-	}
+	d.commits(errors.New("no room"))
 	commit := theCommit(t, d.wait(d.core.cfg.Timing.Retry+ms))
-	if len(commit.List) > 0 || commit.Changes[0].State != Own || len(commit.Changes) != given.Count() {
+	if len(commit.List) > 0 || commit.Changes[0].State != Linger || len(commit.Changes) != given.Count() {
 		t.Errorf("then commits %+v", commit)
 	}
-	d.commits(nil)
-	if len(d.core.lists.mine) > 0 {
+	if d.commits(nil); len(d.core.lists.mine) > 0 || len(d.core.said.Lists) > 0 {
 		t.Error("keeps the list")
 	}
 }
 
-// TestHeirDiesWhileFlowsAreListed: nobody else has the bucket, so it is taken back.
+// TestHeirDiesWhileFlowsAreListed: the holder has its buckets again, and no list.
 func TestHeirDiesWhileFlowsAreListed(t *testing.T) {
 	d := holderDesk(t, wholly)
 	given := d.yields()
-	d.alive("c") // without whom no orphan is taken
-	d.says("c", func(*Statement) {})
 	if got := states(d.step(PeerDead{Name: "b"})); got[Own] != given.Count() {
 		t.Errorf("commits %v", got)
 	}
 	if got := effectsOf[Commit](d.step(FlowsListed{Slots: flowsIn(given, 1)})); len(got) > 0 {
 		t.Errorf("the list that comes then makes it commit %+v", got)
+	}
+	if d.commits(nil); len(d.core.said.Lists) > 0 || len(d.core.lists.mine) > 0 {
+		t.Errorf("keeps %+v", d.core.lists.mine)
+	}
+}
+
+// TestBucketComesHomeWarily: it comes back, and goes away again, before the list of
+// its last holder is there. What this node kept it keeps.
+func TestBucketComesHomeWarily(t *testing.T) {
+	d := holderDesk(t, wholly)
+	given := d.lists()
+	d.tells("b", Message{Confirm: &Confirm{ID: 7, Slots: given}})
+	kept := d.core.said.Lists
+	asked := sent(d.says("b", func(s *Statement) { s.Claims, s.Phase = given.Clone(), Draining }), "b", requestOf)
+	if len(asked) != 1 {
+		t.Fatalf("asked %+v", asked)
+	}
+	back := asked[0].Slots
+	d.says("b", func(s *Statement) {
+		s.Claims.RemoveAll(back)
+		s.Linger, s.Lists = back.Clone(), []Listing{{listToCome, back}}
+	})
+	commit := theCommit(t, d.tells("b", Message{Grant: &Grant{ID: asked[0].ID, Version: d.said["b"].Version, Slots: back}}))
+	if commit.Changes[0].State != Wary || len(commit.List) != back.Count() || commit.List[0] != flowIn(first(back), 1) {
+		t.Fatalf("takes %+v", commit)
+	}
+	d.commits(nil)
+	if diff := cmp.Diff(kept, d.core.said.Lists); diff != "" {
+		t.Errorf("said (-before +now):\n%s", diff)
+	}
+	d.says("b", func(s *Statement) { s.Phase = Active })
+	d.agrees("b")
+	commit = theCommit(t, d.tells("b", Message{Request: &Request{ID: 9, Slots: back}}))
+	if commit.Changes[0].State != Linger || len(commit.List) != back.Count() {
+		t.Fatalf("gives %+v", commit)
+	}
+	d.commits(nil)
+	if diff := cmp.Diff(kept, d.core.said.Lists); diff != "" || d.core.lists.open {
+		t.Errorf("said (-before +now):\n%s", diff)
 	}
 }
 

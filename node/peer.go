@@ -227,7 +227,7 @@ func (c *Core) forgetPeer(p *peer, gone bool) {
 		c.promised.RemoveAll(g.slots)
 		// What the kernel still accepts was never given: it stays here.
 		kept := g.slots.Clone()
-		kept.RetainAll(c.ungiven())
+		kept.RetainAll(c.kernel)
 		c.claim(kept)
 		return true
 	})

@@ -31,7 +31,6 @@ func (c *Core) publish() {
 func (c *Core) statement() *Statement {
 	claims := c.want.Clone()
 	claims.AddAll(c.kernel)
-	claims.AddAll(c.lists.kernelYield) // nobody's but this node's until they are granted
 	linger := c.lingering.Clone()
 	linger.AddAll(c.kernelLinger)
 	s := &Statement{

@@ -119,6 +119,8 @@ func (c *Core) adoptedBy(p *peer) hashring.Set {
 // kernelState is what this node's kernel does with the slot.
 func (c *Core) kernelState(slot Slot) State {
 	switch {
+	case c.lists.kernelWary.Has(slot):
+		return Wary
 	case c.kernelAdopt.Has(slot):
 		return Adopt
 	case c.kernel.Has(slot):
@@ -156,16 +158,11 @@ func (c *Core) peerSnapshot(p *peer) NodeSnapshot {
 	return n
 }
 
-// holds reports whether the slot is this node's to be asked for.
-func (c *Core) holds(slot Slot) bool {
-	return c.want.Has(slot) || c.kernel.Has(slot) || c.lists.kernelYield.Has(slot)
-}
-
 // claimants counts, for each slot, the alive nodes that claim it.
 func (c *Core) claimants() []int {
 	n := make([]int, c.cfg.slots())
 	for slot := range n {
-		if c.holds(slot) {
+		if c.want.Has(slot) || c.kernel.Has(slot) {
 			n[slot]++
 		}
 	}
@@ -190,6 +187,9 @@ func (c *Core) problems() []string {
 	}
 	if c.attachFailed != nil && !c.attached {
 		add("the address cannot be brought up: %v", c.attachFailed)
+	}
+	if why := c.listProblem(); why != "" {
+		add("%s", why)
 	}
 	if c.commitFailed != nil {
 		add("the kernel has refused the last change of buckets (%v); it is tried again, `peervip check` may know more", c.commitFailed)
@@ -249,7 +249,7 @@ func (c *Core) Explain(service, bucket int) Explanation {
 	slot := service*c.cfg.Buckets + bucket
 	var e Explanation
 	e.State = c.kernelState(slot)
-	if c.holds(slot) {
+	if c.want.Has(slot) || c.kernel.Has(slot) {
 		e.Holders = append(e.Holders, c.cfg.Name)
 	}
 	for p := range c.claimers() {

@@ -22,12 +22,15 @@ const (
 	// those that its kernel knows, of other protocols those on a list that the
 	// bucket's new owner has too.
 	Linger
-	// Yield: on the way to Linger, while that list is made and nobody else has the
-	// bucket. The node accepts all flows that its kernel knows, and nothing new.
+	// Yield: on the way to Linger, while that list is made. The node accepts all flows
+	// that its kernel knows, but for those on the lists of others, and nothing new.
 	Yield
+	// Wary: on the way to Adopt, while lists are missing. As that, but of protocols
+	// other than TCP, SCTP and ICMP the node accepts what is on its own list.
+	Wary
 )
 
-var stateNames = [...]string{None: "none", Own: "own", Adopt: "adopt", Linger: "linger", Yield: "yield"}
+var stateNames = [...]string{None: "none", Own: "own", Adopt: "adopt", Linger: "linger", Yield: "yield", Wary: "wary"}
 
 func (s State) String() string {
 	if int(s) < len(stateNames) {
@@ -38,7 +41,7 @@ func (s State) String() string {
 
 // AcceptsNew says whether a bucket in this state takes new flows, which is what
 // a claim tells the peers.
-func (s State) AcceptsNew() bool { return s == Own || s == Adopt }
+func (s State) AcceptsNew() bool { return s == Own || s == Adopt || s == Wary }
 
 // Phase is where a node stands in its life.
 type Phase uint8
