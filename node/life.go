@@ -268,7 +268,7 @@ func (c *Core) handedOver() bool {
 
 // idle reports whether this node has nothing, and owes nothing.
 func (c *Core) idle() bool {
-	return c.handedOver() && c.lingering.Empty() && c.kernelLinger.Empty() && c.lists.kernelYield.Empty()
+	return c.handedOver() && c.lingering.Empty() && c.kernelLinger.Empty()
 }
 
 // hasHeir reports whether some other node, of that rank at least when its checks

@@ -81,14 +81,11 @@ func newLists(cfg Config) lists {
 	return l
 }
 
-// yield has slots that linger listed first. Of a slot of which lists are missing this
-// node has taken no flows that could be listed, or has a list already.
+// yield has slots that linger listed first.
 func (c *Core) yield(slots hashring.Set) {
 	first := slots.Clone()
 	first.RetainAll(c.lists.whole)
 	first.RetainAll(c.kernel)
-	first.RemoveAll(c.lists.missing)
-	first.RemoveAll(c.lists.kernelWary)
 	c.lists.yielding.AddAll(first)
 }
 

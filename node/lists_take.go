@@ -100,6 +100,7 @@ func (c *Core) tendLists() {
 		l.since = c.now
 	}
 	l.yielding.RetainAll(c.lingering)
+	// Of these this node has taken no flows that could be listed, or has listed them.
 	l.yielding.RemoveAll(l.missing)
 	l.asked.RetainAll(l.yielding)
 }
@@ -142,7 +143,6 @@ func (c *Core) partIn() hashring.Set {
 	slots := c.want.Clone()
 	slots.AddAll(c.kernel)
 	slots.AddAll(c.lists.yielding)
-	slots.AddAll(c.lists.kernelYield)
 	slots.RetainAll(c.lists.whole)
 	return slots
 }

@@ -27,6 +27,10 @@ func TestHeirIsWaryWithoutLists(t *testing.T) {
 		t.Errorf("confirms %+v", c)
 	}
 
+	if got := effectsOf[Commit](d.tells("c", Message{Lists: &Lists{ID: listToCome, Slots: flowsIn(one, 1)}})); len(got) > 0 {
+		t.Fatalf("took %+v after a list that cannot be", got)
+	}
+
 	// The list is there.
 	effects = d.says("c", func(s *Statement) { s.Lists = []Listing{{5, one}} })
 	if ask := sent(effects, "c", listAskOf); len(ask) != 1 || ask[0].ID != 5 || !ask[0].Slots.Equal(one) {
@@ -37,7 +41,6 @@ func TestHeirIsWaryWithoutLists(t *testing.T) {
 	}
 	for _, m := range []*Lists{
 		{ID: 6, Slots: flowsIn(one, 1)},            // of another list
-		{ID: listToCome, Slots: flowsIn(one, 1)},   // of none
 		{ID: 5, Slots: flowsIn(setOf(100, 99), 1)}, // of no slot
 		{ID: 5, Slots: flowsIn(d.owned("c"), 1)},   // not asked for
 	} {
