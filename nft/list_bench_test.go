@@ -12,9 +12,9 @@ import (
 	"github.com/peervip/peervip/node"
 )
 
-// What `linger: all` adds to the gap of a handoff on each side: the listing of some
-// datagram flows among a hundred thousand connections, and a transaction that brings
-// 341 buckets to a state with these flows listed.
+// What new datagram flows wait for under `linger: all` when buckets move: the listing of
+// some among a hundred thousand connections, and a transaction on either side that
+// brings 341 buckets to a state with these flows listed.
 func BenchmarkListedFlows(b *testing.B) {
 	const connections = 100000
 	s := testSpec()
