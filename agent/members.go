@@ -1,0 +1,111 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/peervip/peervip/gossip"
+	"github.com/peervip/peervip/node"
+)
+
+// What gossip tells the loop, and what comes by letter in its place.
+
+// Event takes what gossip hears; see gossip.Handler.
+func (l *loop) Event(ev gossip.Event) {
+	switch ev.(type) {
+	case gossip.Message, gossip.State, gossip.Conflict: // are repeated
+		l.queue.offer(func() { l.heard(ev) })
+	default:
+		l.queue.put(func() { l.heard(ev) })
+	}
+}
+
+func (l *loop) heard(ev gossip.Event) {
+	switch ev := ev.(type) {
+	case gossip.Alive:
+		l.alive(ev.Member)
+	case gossip.Dead:
+		l.news.forget(ev.Name)
+		l.strays.member(ev.Name, 0)
+		l.ways.forget(ev.Name)
+		l.step(node.PeerDead{Name: ev.Name, Left: ev.Left})
+		if ev.Left {
+			l.rememberPeers()
+		}
+	case gossip.Message:
+		l.read(ev.Payload, false)
+	case gossip.State:
+		x, messages, err := decodeExchange(ev.Payload)
+		if err != nil {
+			l.log.Debug("a state exchange was dropped", "error", err)
+			return
+		}
+		l.news.toldSpec(x.Name, x.Spec)
+		for _, m := range messages {
+			l.step(node.Received{Message: m})
+		}
+	case gossip.Conflict:
+		if l.news.conflict(ev, l.now()) {
+			l.log.Error("two nodes have one name; give one of the two another", "name", ev.Name, "known", ev.Known, "other", ev.Other)
+		}
+	case gossip.Attempt:
+		l.attempted(ev)
+	}
+}
+
+// read takes a message of a peer.
+func (l *loop) read(payload []byte, letter bool) {
+	m, err := node.Decode(payload)
+	if err != nil {
+		l.log.Debug("a message was dropped", "error", err)
+		return
+	}
+	l.ways.got(m.From.Name, l.now(), letter)
+	l.step(node.Received{Message: m})
+}
+
+// deliver takes a message that came by a letter, from any goroutine.
+func (l *loop) deliver(payload []byte) { l.queue.offer(func() { l.read(payload, true) }) }
+
+// alive takes a member. One that cannot be understood is dead to the core, for
+// what the core may know of it is of an earlier life.
+func (l *loop) alive(m gossip.Member) {
+	event, err := peerAlive(m)
+	if err != nil {
+		if l.news.strange[m.Name] == "" {
+			l.log.Warn("a member cannot be understood", "node", m.Name, "error", err)
+		}
+		l.news.strange[m.Name] = err.Error()
+		l.step(node.PeerDead{Name: m.Name})
+		return
+	}
+	l.news.announced(m.Name, event.SpecDigest)
+	l.strays.member(m.Name, event.Nonce)
+	l.step(event)
+	l.rememberPeers()
+}
+
+// attempted learns the outcome of a round of joining. Before the node serves, a
+// seed that refuses it is a reason to stop: it must not start alone beside a
+// cluster that it cannot join.
+func (l *loop) attempted(ev gossip.Attempt) {
+	l.news.joinErr = ev.Err
+	joining := l.core.Snapshot().Phase == node.Joining
+	switch {
+	case joining && errors.Is(ev.Err, gossip.ErrNameTaken),
+		joining && ev.Reached == 0 && errors.Is(ev.Err, gossip.ErrWrongKey):
+		l.fatal = fmt.Errorf("joining the cluster %q: %w", l.cfg.Cluster, ev.Err)
+	default:
+		l.step(node.SeedsTried{})
+	}
+}
+
+// rememberPeers keeps the members' addresses for the next start.
+func (l *loop) rememberPeers() {
+	peers := l.known()
+	if !slices.Equal(peers, l.memory.Peers) {
+		l.memory.Peers = peers
+		l.saver.save(l.memory)
+	}
+}
