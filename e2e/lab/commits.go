@@ -16,7 +16,8 @@ import (
 
 // BucketCommit is a bucket's new state in a node's kernel.
 type BucketCommit struct {
-	// At is when the kernel announced the transaction, which it does at its end.
+	// At is when the kernel began to announce the transaction, which it does once it is
+	// made.
 	At     time.Duration
 	By     NodeID
 	Bucket int
@@ -78,8 +79,11 @@ func (l *Lab) RecordCommits() (*CommitRecorder, error) {
 	return r, nil
 }
 
-// recordPatience is how often a listener looks whether it should end.
-const recordPatience = 100 * time.Millisecond
+const (
+	// recordPatience is how often a listener looks whether it should end.
+	recordPatience = 100 * time.Millisecond
+	recordPause    = 300 * time.Microsecond
+)
 
 func listenToNFT(ns *Namespace) (fd int, err error) {
 	err = ns.Do(func() error {
@@ -103,25 +107,40 @@ func listenToNFT(ns *Namespace) (fd int, err error) {
 	return fd, nil
 }
 
-// listen only keeps what it hears: to read it has time later.
+// listen only keeps what it hears: to read it has time later. A transaction is
+// announced in pieces, in the middle of the agent's system call, and to be woken for
+// each of them would make that longer: what comes soon after the first is left for a
+// moment.
 func (r *CommitRecorder) listen(fd int, by NodeID) {
 	keepTime()
 	defer unix.Close(fd)
 	buf := make([]byte, 1<<20)
-	for !r.done.Load() {
-		n, _, err := unix.Recvfrom(fd, buf, 0)
+	for wait := 0; !r.done.Load(); {
+		n, _, err := unix.Recvfrom(fd, buf, wait)
 		now := r.lab.Now()
-		if err == unix.EAGAIN || err == unix.EINTR {
-			continue
+		switch err {
+		case nil:
+			r.note(announcement{now, by, slices.Clone(buf[:n])}, nil)
+			if wait == 0 {
+				nap(recordPause)
+			}
+			wait = unix.MSG_DONTWAIT
+		case unix.EAGAIN, unix.EINTR:
+			wait = 0
+		default: // ENOBUFS: something was missed
+			r.note(announcement{}, fmt.Errorf("listening to the packet filter of %s: %w", nodeName(int(by)-1), err))
 		}
-		r.mu.Lock()
-		if err != nil { // ENOBUFS: something was missed
-			r.failed = append(r.failed, fmt.Errorf("listening to the packet filter of %s: %w", nodeName(int(by)-1), err))
-		} else {
-			r.told = append(r.told, announcement{now, by, slices.Clone(buf[:n])})
-		}
-		r.mu.Unlock()
 	}
+}
+
+func (r *CommitRecorder) note(a announcement, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil {
+		r.failed = append(r.failed, err)
+		return
+	}
+	r.told = append(r.told, a)
 }
 
 // Stop ends the listening. What was heard stays.
@@ -145,8 +164,8 @@ func (r *CommitRecorder) Commits(w Window) ([]BucketCommit, error) {
 			book = &commitBook{states: map[int]string{}, pending: map[int]string{}}
 			books[a.by] = book
 		}
-		for _, c := range book.read(a.text) {
-			if c.At, c.By = a.at, a.by; c.At >= w.From && c.At < w.To {
+		for _, c := range book.read(a.text, a.at) {
+			if c.By = a.by; c.At >= w.From && c.At < w.To {
 				commits = append(commits, c)
 			}
 		}
@@ -159,12 +178,13 @@ func (r *CommitRecorder) Commits(w Window) ([]BucketCommit, error) {
 type commitBook struct {
 	states  map[int]string // of the buckets, as committed
 	pending map[int]string // of the transaction whose announcement has no end yet
+	began   time.Duration  // that announcement
 }
 
 // read reads netlink messages (include/uapi/linux/netfilter/nf_tables.h) and returns
 // what they commit. A bucket that changes its state is deleted and added, and the new
 // generation's number ends the transaction.
-func (b *commitBook) read(text []byte) []BucketCommit {
+func (b *commitBook) read(text []byte, at time.Duration) []BucketCommit {
 	const header, nfgenmsg = unix.SizeofNlMsghdr, 4
 	var commits []BucketCommit
 	for len(text) >= header+nfgenmsg {
@@ -180,11 +200,14 @@ func (b *commitBook) read(text []byte) []BucketCommit {
 			for bucket, is := range b.pending {
 				if was := b.states[bucket]; was != is {
 					b.states[bucket] = is
-					commits = append(commits, BucketCommit{Bucket: bucket, Was: was, Is: is})
+					commits = append(commits, BucketCommit{At: b.began, Bucket: bucket, Was: was, Is: is})
 				}
 			}
 			clear(b.pending)
 		case family == unix.NFPROTO_NETDEV && (kind == unix.NFT_MSG_NEWSETELEM || kind == unix.NFT_MSG_DELSETELEM):
+			if len(b.pending) == 0 {
+				b.began = at
+			}
 			b.elements(body[nfgenmsg:], kind == unix.NFT_MSG_NEWSETELEM)
 		}
 	}
