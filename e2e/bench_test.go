@@ -205,3 +205,49 @@ func stolen() time.Duration {
 	ticks, _ := strconv.Atoi(fields[8])
 	return time.Duration(ticks) * 10 * time.Millisecond
 }
+
+// The table's columns are in line, a missed target says so, and what was not measured
+// is left out.
+func TestFigureTable(t *testing.T) {
+	saved := bench
+	defer func() { bench = saved }()
+	const ms = time.Millisecond
+	bench.planned, bench.handoff, bench.rest = plannedFigures{}, handoffFigures{}, nil
+	bench.deaths = []deathFigures{
+		{"power-off", detections[0], spans{210 * ms, 200 * ms, 255 * ms}, spans{ms}, spans{0}},
+		{"power-off", detections[1], spans{50 * ms}, spans{ms}, spans{0}},
+	}
+	bench.keepalived = []keepalivedFigures{
+		{adverts: detections[0].adverts, silences: spans{3150 * ms}}, {adverts: detections[1].adverts, missing: lab.ErrNoKeepalived},
+	}
+	lines := strings.Split(figureTable(), "\n")
+	column := func(words string, fields ...string) int {
+		t.Helper()
+		for _, line := range lines {
+			if !strings.HasPrefix(strings.TrimSpace(line), words) {
+				continue
+			}
+			at := -1
+			for _, f := range fields {
+				if at = strings.Index(line, f); at < 0 {
+					t.Errorf("no %q in %q", f, line)
+				}
+			}
+			return at
+		}
+		t.Errorf("no line %q", words)
+		return -1
+	}
+	ratio := column("figure", "measured", "target", "keepalived", "ratio")
+	if at := column("longest silence of its clients", "200 / 210 / 255 ms", "250 ms", "MISSED", "3150 / 3150 / 3150 ms", "15.0"); at != ratio {
+		t.Errorf("the ratio is in column %d, its heading in %d", at, ratio)
+	}
+	text := strings.Join(lines, "\n")
+	if !strings.Contains(text, lab.ErrNoKeepalived.Error()) || strings.Contains(text, "handoff") || strings.Contains(text, "rest") {
+		t.Errorf("what was not measured:\n%s", text)
+	}
+	bench.deaths = nil
+	if got := figureTable(); got != "" {
+		t.Errorf("of nothing: %q", got)
+	}
+}
