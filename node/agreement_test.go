@@ -51,6 +51,28 @@ func TestOrphanIsTakenInOneRoundTrip(t *testing.T) {
 	}
 }
 
+// TestPromiseToTheDeadIsNoOrphan as long as the holder shows it: to the holder the heir
+// may be alive, and decline (simulator, mishaps among talkative flows, seed 1203).
+func TestPromiseToTheDeadIsNoOrphan(t *testing.T) {
+	d, asked := theirs(t)
+	x := setOf(16, first(asked.Slots))
+	d.says("c", func(s *Statement) {
+		s.Claims.RemoveAll(x)
+		s.Granted = []Promise{{To: d.incarnation("b"), ID: 3, Slots: x}}
+	})
+	d.tells("c", Message{Refusal: &Refusal{ID: asked.ID, Reason: NotHeld, Slots: x}})
+	d.step(PeerDead{Name: "b"})
+	d.agrees("c")
+	if d.core.want.Has(first(x)) {
+		t.Fatal("taken while c may still take it back")
+	}
+	d.says("c", func(s *Statement) { s.Granted = nil })
+	d.agrees("c")
+	if !d.core.want.Has(first(x)) {
+		t.Error("not taken when c has forgotten the promise")
+	}
+}
+
 // TestOrphanWaitsForOneView: everybody has acknowledged everything, but b acts on
 // another view, by which the buckets may be its own. The wait for it is bounded.
 func TestOrphanWaitsForOneView(t *testing.T) {

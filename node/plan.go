@@ -131,16 +131,15 @@ func (c *Core) claimed() hashring.Set {
 	return set
 }
 
-// promisedByPeers are the slots that alive peers have granted to nodes that are
-// alive too, and that are not confirmed. Such a slot is nobody's orphan: either
-// the heir takes it, or the holder takes it back.
+// promisedByPeers are the slots that alive peers have granted, and that are not
+// confirmed. Such a slot is nobody's orphan: the heir takes it, or the holder takes it
+// back, or forgets the promise when it holds the heir dead too. Until it does, it may
+// take the slot back at any time.
 func (c *Core) promisedByPeers() hashring.Set {
 	set := c.cfg.newSet()
 	for p := range c.claimers() {
 		for _, g := range p.said.Granted {
-			if g.To == c.cfg.Incarnation || c.alivePeer(g.To) != nil {
-				set.AddAll(g.Slots)
-			}
+			set.AddAll(g.Slots)
 		}
 	}
 	return set
