@@ -72,6 +72,7 @@ type trial struct {
 // connection open.
 func watch(t *testing.T, l *lab.Lab, members ...*lab.Node) *trial {
 	t.Helper()
+	settle(t, l, members...)
 	tr := &trial{audience: listen(t, l), members: members}
 	tr.before = tr.allServed(t)
 	tr.held = l.Hold(lab.HoldConfig{})

@@ -29,6 +29,7 @@ func TestSplitAndHealOfTwo(t *testing.T) {
 
 // split parts the nodes; the clients are with those here.
 func split(t *testing.T, l *lab.Lab, here, there []*lab.Node) {
+	settle(t, l, l.Nodes...)
 	talkers, err := l.Talk(pace)
 	must(t, err)
 	defer talkers.Stop()
