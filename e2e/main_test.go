@@ -292,7 +292,7 @@ func (a audience) returned(t *testing.T, before []lab.NodeID) {
 // starving is a time for which the measuring program does not run only on a machine
 // that is starved. The agents go before it, but what holds it up for so long may
 // hold them up for long enough to let a lease run out, or to be held dead.
-const starving = 50 * time.Millisecond
+const starving = 100 * time.Millisecond
 
 // demand is an error of the test unless the machine was starved since the time:
 // then the design allows pauses, and takeovers. It never allows two answers.

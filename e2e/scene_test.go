@@ -138,7 +138,8 @@ func (tr *trial) spared(t *testing.T, since time.Duration, hit ...*lab.Node) {
 			}
 		}
 	}
-	t.Logf("clients of the nodes that are well: longest silence %v, %d datagrams lost", longest, lost)
+	t.Logf("clients of the nodes that are well: longest silence %v, %d datagrams lost; this program stood still for %v at most",
+		longest, lost, tr.Report(w, nil).Pause)
 	if longest > forgiven {
 		tr.demand(t, since, "a client of a node that is well was silent for %v", longest)
 	}
