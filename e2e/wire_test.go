@@ -41,25 +41,29 @@ func TestFirewallThatDropsBeacons(t *testing.T) {
 	})
 }
 
-// Without gossip everybody keeps what he has, a node can be drained, and one that
-// dies is taken over from.
+// Without gossip everybody keeps what he has, a node can be drained, at once and when
+// gossip has noticed, and one that dies is taken over from.
 func gossipCut(t *testing.T, l *lab.Lab) {
 	node, others := l.Nodes[2], l.Nodes[:2]
 	tr := watch(t, l, l.Nodes...)
+	drain := func() {
+		t.Helper()
+		run(t, node, "drain")
+		settle(t, l, others...)
+		run(t, node, "resume")
+		settle(t, l, l.Nodes...)
+		tr.spared(t, tr.begun)
+	}
 	must(t, l.Break(between(lab.Gossip, l.Nodes...)))
-	for _, n := range l.Nodes { // until gossip has nobody left, or messages still go its way
+	drain()
+	tr.begun = l.Now()
+	for _, n := range l.Nodes {
 		logs(t, n, "gossip has lost", len(l.Nodes)-1)
 	}
 	settle(t, l, l.Nodes...)
 	tr.unmovedBy(t, "a loss of gossip")
 	tr.spared(t, tr.begun)
-
-	run(t, node, "drain")
-	settle(t, l, others...)
-	run(t, node, "resume")
-	settle(t, l, l.Nodes...)
-	tr.spared(t, tr.begun)
-
+	drain()
 	tr.relieves(t, node, func() { must(t, node.Kill()) }, func() {
 		must(t, l.Heal())
 		must(t, node.Start())
