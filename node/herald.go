@@ -226,7 +226,7 @@ func (h *Herald) Beacon(now Time, b *Beacon) (marked, ok bool) {
 
 // silent reports whether this node's last beacon is so long ago that others may hold
 // it dead by right. They may also have stopped to speak to it, so that it must first
-// speak for D before their silence means that there is nobody.
+// speak for longer than the period of unicast before their silence means that there is nobody.
 func (h *Herald) silent(now Time) bool { return h.sentAt > 0 && now-h.sentAt >= h.detect.D }
 
 // held is how long the kernel keeps a lease of that length at the least.
@@ -252,7 +252,7 @@ func (h *Herald) ArmBy(now Time) (by Time, ok bool) {
 	now = h.at(now)
 	h.lapse(now)
 	if h.leaseUntil > 0 || !h.needsLease(now) || !h.live.MayArm(now) ||
-		h.silent(now) || h.resumedAt > 0 && now-h.resumedAt < h.detect.D {
+		h.silent(now) || h.resumedAt > 0 && now-h.resumedAt < max(h.detect.D, unicastPeriod+2*h.detect.Interval) {
 		return 0, false
 	}
 	return h.live.proofUntil(now, h.detect.D), true

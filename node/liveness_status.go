@@ -108,7 +108,8 @@ func (l *Liveness) SilentOnWire(now Time) []Incarnation { return l.appendUnicast
 func (l *Liveness) appendUnicast(buf []Incarnation, now Time, all bool) []Incarnation {
 	att, d := l.wake(now), l.detect.D
 	for _, n := range l.neighbours {
-		speaks := att-n.spokeAt < d || att-n.seenAt < d
+		// Who has just died may only have been asleep, and must hear of it when it wakes.
+		speaks := att-n.spokeAt < d || att-n.seenAt < d || n.standing == Dead && att-n.seenAt < d+l.detect.Return
 		silent := att-n.mediums[Wire].at >= d/4 || l.now-n.acked.Time() >= d/4 || n.me&AckOnWire == 0
 		if all || speaks && silent {
 			buf = append(buf, n.Incarnation)
