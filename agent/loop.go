@@ -198,7 +198,7 @@ func (l *loop) step(ev node.Event) {
 // restart would not forget it: whoever reads "drained" may cut the power.
 func (l *loop) transmit(e node.Send) {
 	payload := e.Message.Encode()
-	letter := e.Unlisted || e.Message.Flows == nil && l.ways.sent(e.To, l.now()) // nobody answers Flows
+	letter := e.Unlisted || e.Message.Flows == nil && l.ways.sent(e.To, l.now(), answered(e.Message))
 	send := func() {
 		if !e.Unlisted {
 			l.send(e.To, payload)

@@ -15,7 +15,7 @@ const letterLasts = node.Time(2 * time.Second)
 // belongs to the loop.
 type ways struct {
 	patience time.Duration        // of a message without an answer
-	asked    map[string]node.Time // the first message since a peer last said anything
+	asked    map[string]node.Time // the first message to be answered since a peer last said anything
 	letters  map[string]node.Time // when a letter came
 }
 
@@ -26,10 +26,17 @@ func newWays(d Detect) ways {
 	}
 }
 
-// sent notes a message to a member, and reports whether it should go by letter too.
-func (w *ways) sent(to string, now node.Time) (letter bool) {
+// answered says whether a peer answers such a message.
+func answered(m *node.Message) bool {
+	return m.Delta != nil || m.Request != nil || m.Grant != nil || m.ListAsk != nil || m.Wish != nil
+}
+
+// sent notes a message to a member, and whether it is answered, and reports whether it
+// should go by letter too. What nobody answers, such as an acknowledgement, proves
+// nothing: if it counted, the next conversation would begin, and go on, both ways.
+func (w *ways) sent(to string, now node.Time, answered bool) (letter bool) {
 	asked, waits := w.asked[to]
-	if !waits {
+	if answered && !waits {
 		w.asked[to] = now
 	}
 	got, wrote := w.letters[to]

@@ -12,7 +12,7 @@ func TestWays(t *testing.T) {
 	w := newWays(Detect{Interval: 20 * time.Millisecond, Misses: 10}) // retries after 50 ms
 	sends := func(at node.Time, letter bool, why string) {
 		t.Helper()
-		if got := w.sent("b", at); got != letter {
+		if got := w.sent("b", at, true); got != letter {
 			t.Errorf("%s: by letter: %t", why, got)
 		}
 	}
@@ -27,6 +27,14 @@ func TestWays(t *testing.T) {
 	sends(200*ms+letterLasts, false, "its letter is long ago")
 	w.got("b", 300*ms+letterLasts, false)
 	sends(400*ms+letterLasts, false, "gossip is back")
+	w.got("b", 410*ms+letterLasts, false)
+	if w.sent("b", 420*ms+letterLasts, false) {
+		t.Error("an acknowledgement, while nothing waits: by letter")
+	}
+	sends(900*ms+letterLasts, false, "the first again: an acknowledgement waits for nothing")
+	if !w.sent("b", 950*ms+letterLasts, false) {
+		t.Error("an acknowledgement, while a message waits: not by letter")
+	}
 }
 
 // What gossip does not carry goes by letter long before gossip knows: a drain ends.
