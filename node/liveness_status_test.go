@@ -90,9 +90,14 @@ func TestUnicastWhereTheWireIsSilent(t *testing.T) {
 	if silent := tb.voice("b").SilentOnWire(tb.now); !cmp.Equal(silent, []Incarnation{{"a", 1}}) {
 		t.Fatalf("silent: %v", silent)
 	}
-	// A dead one is left to the beacon of each second.
+	// One that has just died may only have slept, and hears of its death at once;
+	// then it is left to the beacon of each second.
 	tb.leave(tb.voice("b"))
 	tb.rounds(25)
+	if silent := tb.voice("a").SilentOnWire(tb.now); !cmp.Equal(silent, b) {
+		t.Fatalf("silent: %v", silent)
+	}
+	tb.rounds(60)
 	if silent := tb.voice("a").SilentOnWire(tb.now); silent != nil {
 		t.Fatalf("silent: %v", silent)
 	}
