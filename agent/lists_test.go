@@ -58,21 +58,30 @@ func someFlow(slot int) nft.Flow {
 	}
 }
 
-// What the holder has listed, its heir lists too, before it takes the buckets.
+// What the holder has listed, its heir lists too, before it takes the bucket's datagrams.
 func TestListsGoFromKernelToKernel(t *testing.T) {
 	_, rigs := lingerWhole(t, nil)
 	a, b := rigs["a"], rigs["b"]
 	_, err := a.loop.wish(t.Context(), node.Wish{Node: "a", Want: node.WantDrain})
 	must(t, err)
+	var left []nft.Flow
 	eventually(t, func() error {
-		if n := b.filter.owned(); n != buckets {
-			return fmt.Errorf("b has %d buckets", n)
+		var wary int
+		b.filter.set(func(f *fakeFilter) {
+			for _, s := range f.states {
+				if s == node.Wary {
+					wary++
+				}
+			}
+			left = slices.Clone(f.listed)
+		})
+		if n := b.filter.owned(); n != buckets || wary > 0 {
+			return fmt.Errorf("b has %d buckets, and waits for the lists of %d", n, wary)
 		}
 		return nil
 	})
-	var kept, left []nft.Flow
+	var kept []nft.Flow
 	a.filter.set(func(f *fakeFilter) { kept = slices.Clone(f.listed) })
-	b.filter.set(func(f *fakeFilter) { left = slices.Clone(f.listed) })
 	if len(kept) != buckets/2 || !slices.Equal(kept, left) {
 		t.Errorf("a lists %v, b %v", kept, left)
 	}
