@@ -59,7 +59,7 @@ check: go
 
 unit: root go tools
 	@echo "== unit tests, fuzz seeds, the simulator, with the race detector"
-	@packages=$$($(GO) list ./... | grep -v -x -F -f <($(GO) list $(KERNEL) ./e2e ./node)); $(TEST) -race $$packages $(SHOW)
+	@packages=$$($(GO) list ./... | grep -v -x -F -f <($(GO) list $(KERNEL) ./e2e ./node)); $(TEST) -race -parallel 4 $$packages $(SHOW)
 	@$(TEST) -race ./node -sim.seeds=$(RACESEEDS) $(SHOW)
 
 sim: go ## run the simulator: make sim SEEDS=20000

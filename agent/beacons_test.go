@@ -57,6 +57,7 @@ func TestTheDropOfTheLeaseOvertakesEverything(t *testing.T) {
 // Pitfall: the beacon thread lives and the core is deadlocked. Beacons end within
 // 2 D, and with them the lease; when the core goes on, both come back.
 func TestAStalledLoopEndsBeacons(t *testing.T) {
+	t.Parallel()
 	_, rigs := newCluster(t, "a", "b")
 	a := rigs[0]
 	leased := func(want bool) func() error {
@@ -83,6 +84,7 @@ func TestAStalledLoopEndsBeacons(t *testing.T) {
 
 // What is no beacon of this cluster is counted by its fault, and nothing comes of it.
 func TestBadBeaconsAreCounted(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, "a").start()
 	other := node.Beacon{
 		Incarnation: node.Incarnation{Name: "x", Nonce: 7}, Seq: 1, Phase: node.Active, Weight: 10,
@@ -128,6 +130,7 @@ func TestBadBeaconsAreCounted(t *testing.T) {
 // The kernel counts the beacons of members by their addresses, and those that come
 // from this node's own.
 func TestTheKernelKnowsTheMembersAddresses(t *testing.T) {
+	t.Parallel()
 	s, rigs := newCluster(t, "a")
 	b := newRig(t, "b", func(c *Config) { c.Address = netip.MustParseAddr("192.0.2.12") })
 	s.add(b)

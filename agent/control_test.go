@@ -24,6 +24,7 @@ import (
 )
 
 func TestStatusOfAWellCluster(t *testing.T) {
+	t.Parallel()
 	_, rigs := newCluster(t, "a", "b")
 	a := rigs[0]
 	a.filter.set(func(f *fakeFilter) {
@@ -69,6 +70,7 @@ func TestStatusOfAWellCluster(t *testing.T) {
 }
 
 func TestStatusShowsHealthChecks(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, "a", func(c *Config) {
 		c.Spec.Services[0].Health = []health.Check{{
 			Type: health.Exec, Command: []string{"/bin/false"}, Interval: 20 * time.Millisecond, Timeout: 20 * time.Millisecond, Rise: 1, Fall: 1}}
@@ -94,6 +96,7 @@ func TestStatusShowsHealthChecks(t *testing.T) {
 // Strangers and stale neighbour entries are counted, and are problems while they
 // go on.
 func TestStatusCountsStrangers(t *testing.T) {
+	t.Parallel()
 	_, rigs := newCluster(t, "a", "b")
 	a := rigs[0]
 	a.members.set(func(c *fakeCluster) { c.stats.OtherKey = 3 })
@@ -106,6 +109,7 @@ func TestStatusCountsStrangers(t *testing.T) {
 }
 
 func TestExplain(t *testing.T) {
+	t.Parallel()
 	_, rigs := newCluster(t, "a", "b")
 	a := rigs[0]
 	for _, test := range []struct {
@@ -150,6 +154,7 @@ func TestExplain(t *testing.T) {
 }
 
 func TestWishes(t *testing.T) {
+	t.Parallel()
 	s, rigs := newCluster(t, "a", "b")
 	a, b := rigs[0], rigs[1]
 	for _, test := range []struct {
@@ -206,6 +211,7 @@ func TestWishes(t *testing.T) {
 }
 
 func TestJoin(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, "a").start()
 	for _, test := range []struct {
 		seeds   []string
@@ -236,6 +242,7 @@ func TestJoin(t *testing.T) {
 }
 
 func TestLeaveByCommand(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, "a").start()
 	if reply, err := r.client.Leave(t.Context(), LeaveRequest{}); err != nil || reply.Node != "a" {
 		t.Errorf("%+v, %v", reply, err)
@@ -254,6 +261,7 @@ func TestLeaveByCommand(t *testing.T) {
 
 // For a restart the flows are left to the next life, for which the others wait.
 func TestLeaveForARestart(t *testing.T) {
+	t.Parallel()
 	for name, leave := range map[string]func(r *rig) error{
 		"by command": func(r *rig) error {
 			_, err := r.client.Leave(t.Context(), LeaveRequest{KeepFlows: true})
@@ -285,6 +293,7 @@ func TestLeaveForARestart(t *testing.T) {
 
 // What does not belong here is refused in one line that says what.
 func TestMalformedRequests(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, "a").start()
 	for _, test := range []struct {
 		method, path, body string
@@ -316,6 +325,7 @@ func TestMalformedRequests(t *testing.T) {
 // A socket that fails under the server ends the agent: nobody could stop it any
 // more but by a signal.
 func TestSocketFails(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, "a").start()
 	r.ask(t, func(*loop) {})
 	must(t, r.control.socket.Close())

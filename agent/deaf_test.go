@@ -66,6 +66,7 @@ func TestDeafness(t *testing.T) {
 // Pitfall: deaf to beacons, not to clients. A node whose own firewall drops beacons
 // is silent before the others need to wait for it, says why, and comes back.
 func TestDeafByItsOwnFirewall(t *testing.T) {
+	t.Parallel()
 	s, rigs := newCluster(t, "a", "b")
 	a, b := rigs[0], rigs[1]
 	a.line.set(func(l *fakeLine) { l.deaf = true })

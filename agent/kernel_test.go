@@ -15,6 +15,7 @@ import (
 // A kernel without its rules serves nothing, so the agent must not go on claiming
 // buckets: it ends, and the service manager starts it anew.
 func TestRulesGoneEndTheAgent(t *testing.T) {
+	t.Parallel()
 	for _, call := range []string{"Commit", "EnsureGuard", "Counters"} {
 		for _, gone := range []error{nft.ErrGone, nft.ErrClosed} {
 			t.Run(fmt.Sprint(call, " ", gone), func(t *testing.T) {
@@ -43,6 +44,7 @@ func TestRulesGoneEndTheAgent(t *testing.T) {
 
 // A transient failure of the guard, the second line, must not end the first.
 func TestGuardFailsForAWhile(t *testing.T) {
+	t.Parallel()
 	_, rigs := newCluster(t, "a", "b")
 	a := rigs[0]
 	a.filter.set(func(f *fakeFilter) { f.fail["EnsureGuard"] = errFake })
@@ -63,6 +65,7 @@ func TestGuardFailsForAWhile(t *testing.T) {
 
 // The kernel refuses commits for a while: said, tried again, and then done.
 func TestCommitFailsForAWhile(t *testing.T) {
+	t.Parallel()
 	s, rigs := newCluster(t, "a", "b")
 	a := rigs[0]
 	a.filter.set(func(f *fakeFilter) { f.fail["Commit"] = errFake })
@@ -76,6 +79,7 @@ func TestCommitFailsForAWhile(t *testing.T) {
 // A commit under way is waited for when the agent ends: the filter belongs to one
 // goroutine, and whoever takes it back comes after.
 func TestEndDuringACommit(t *testing.T) {
+	t.Parallel()
 	s, rigs := newCluster(t, "a", "b")
 	a := rigs[0]
 	hold := make(chan struct{})
@@ -117,6 +121,7 @@ func TestEndDuringACommit(t *testing.T) {
 
 // Counters that cannot be read are a problem, and no reason to hide the rest.
 func TestCountersFail(t *testing.T) {
+	t.Parallel()
 	_, rigs := newCluster(t, "a", "b")
 	rigs[0].filter.set(func(f *fakeFilter) { f.fail["Counters"] = errFake })
 	rigs[0].problem(t, true, errFake.Error())

@@ -60,6 +60,7 @@ func someFlow(slot int) nft.Flow {
 
 // What the holder has listed, its heir lists too, before it takes the bucket's datagrams.
 func TestListsGoFromKernelToKernel(t *testing.T) {
+	t.Parallel()
 	_, rigs := lingerWhole(t, nil)
 	a, b := rigs["a"], rigs["b"]
 	_, err := a.loop.wish(t.Context(), node.Wish{Node: "a", Want: node.WantDrain})
@@ -89,6 +90,7 @@ func TestListsGoFromKernelToKernel(t *testing.T) {
 
 // When flows cannot be listed, they move, and the bucket with them.
 func TestBucketsMoveWithoutLists(t *testing.T) {
+	t.Parallel()
 	_, rigs := lingerWhole(t, errFake)
 	a, b := rigs["a"], rigs["b"]
 	_, err := a.loop.wish(t.Context(), node.Wish{Node: "a", Want: node.WantDrain})

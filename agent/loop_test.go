@@ -14,6 +14,7 @@ import (
 
 // Told to leave, an agent hands everything over and says goodbye before it ends.
 func TestLeaveHandsOver(t *testing.T) {
+	t.Parallel()
 	_, rigs := newCluster(t, "a", "b")
 	a, b := rigs[0], rigs[1]
 	close(a.leave)
@@ -31,6 +32,7 @@ func TestLeaveHandsOver(t *testing.T) {
 // A node that is told to leave before it serves ends at once: there is nothing to
 // hand over.
 func TestLeaveWhileJoining(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, "a").start()
 	close(r.leave)
 	if err := r.end(t); err != nil || !r.members.left {
@@ -40,6 +42,7 @@ func TestLeaveWhileJoining(t *testing.T) {
 
 // The second signal ends the context: at once, without a word to the others.
 func TestEndsWithTheContext(t *testing.T) {
+	t.Parallel()
 	_, rigs := newCluster(t, "a", "b")
 	a, b := rigs[0], rigs[1]
 	a.cancel()
@@ -54,6 +57,7 @@ func TestEndsWithTheContext(t *testing.T) {
 // A death, an unplugged cable, a failing disk: they come at any time, also while
 // the agent leaves, which ends all the same.
 func TestLeaveEndsWithoutHeirs(t *testing.T) {
+	t.Parallel()
 	s, rigs := newCluster(t, "a", "b")
 	s.losing(func(string, *node.Message) bool { return true })
 	close(rigs[0].leave)
@@ -71,6 +75,7 @@ func refusedSeed(err error) gossip.Attempt {
 // A seed that refuses the node before it serves ends the agent; later it is a
 // problem to be told.
 func TestRefusedByASeed(t *testing.T) {
+	t.Parallel()
 	key := fmt.Errorf("%w: give both nodes the same key file", gossip.ErrWrongKey)
 	name := fmt.Errorf("%w by 192.0.2.13: give one of the two another name", gossip.ErrNameTaken)
 	reachedToo := refusedSeed(key)
@@ -107,6 +112,7 @@ func TestRefusedByASeed(t *testing.T) {
 
 // A seed that was not there and joins by itself is no problem any more.
 func TestSeedsThatComeByThemselves(t *testing.T) {
+	t.Parallel()
 	s := &segment{rigs: map[string]*rig{}}
 	a, b := newRig(t, "a", func(c *Config) { c.Join = []string{"192.0.2.12"} }), newRig(t, "b")
 	s.add(a)
@@ -123,6 +129,7 @@ func TestSeedsThatComeByThemselves(t *testing.T) {
 // A member of another format is told as a problem; whatever it was before, it
 // holds no buckets.
 func TestStrangeMember(t *testing.T) {
+	t.Parallel()
 	s, rigs := newCluster(t, "a", "b")
 	a := rigs[0]
 	s.losing(func(string, *node.Message) bool { return true })
@@ -142,6 +149,7 @@ func TestStrangeMember(t *testing.T) {
 
 // Garbage from the wire is dropped.
 func TestGarbageIsDropped(t *testing.T) {
+	t.Parallel()
 	s, rigs := newCluster(t, "a", "b")
 	for _, payload := range []string{"", "{}", "\x00\xff", `{"name":"b","spec":{},"messages":[{}]}`} {
 		rigs[0].loop.Event(gossip.Message{Payload: []byte(payload)})
@@ -157,6 +165,7 @@ func TestGarbageIsDropped(t *testing.T) {
 // The interface goes and comes back. In between the kernel may have dropped rules,
 // so nothing is served before they are in place again.
 func TestInterfaceComesBack(t *testing.T) {
+	t.Parallel()
 	s, rigs := newCluster(t, "a", "b")
 	a, b := rigs[0], rigs[1]
 	a.filter.set(func(f *fakeFilter) { f.fail["Reinstall"] = errFake })
@@ -184,6 +193,7 @@ func TestInterfaceComesBack(t *testing.T) {
 
 // What the wire is known to be: nothing, until the watch has said something.
 func TestWireIsNotKnownYet(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, "a")
 	l := r.loop
 	l.step(node.Started{})
@@ -202,6 +212,7 @@ func TestWireIsNotKnownYet(t *testing.T) {
 
 // An earlier renewal's success is not the later one's.
 func TestOnlyTheLastRenewalCounts(t *testing.T) {
+	t.Parallel()
 	l := newRig(t, "a").loop
 	l.step(node.Started{})
 	for range 2 {
@@ -228,6 +239,7 @@ func TestOnlyTheLastRenewalCounts(t *testing.T) {
 
 // The address cannot be brought up: said, and tried again.
 func TestAttachFails(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, "a")
 	r.attach = func(context.Context) error { return errFake }
 	s := &segment{rigs: map[string]*rig{}}
@@ -242,6 +254,7 @@ func TestAttachFails(t *testing.T) {
 
 // Members and their addresses outlive the process.
 func TestPeersAreRemembered(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, "a")
 	peers := []gossip.Peer{{Name: "b", Addr: netip.MustParseAddrPort("192.0.2.12:7946")}}
 	r.loop.known = func() []gossip.Peer { return peers }
@@ -258,6 +271,7 @@ func TestPeersAreRemembered(t *testing.T) {
 
 // Whatever ends the wait of an operator, the loop forgets him.
 func TestNobodyWaitsForEver(t *testing.T) {
+	t.Parallel()
 	s, rigs := newCluster(t, "a", "b")
 	a := rigs[0]
 	s.losing(func(string, *node.Message) bool { return true })
@@ -301,6 +315,7 @@ func TestNobodyWaitsForEver(t *testing.T) {
 
 // A wish whose operator has gone before it was heard is not obeyed.
 func TestWishOfNobody(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, "a")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

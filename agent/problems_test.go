@@ -13,6 +13,7 @@ import (
 
 // "A different layout: which field."
 func TestAnotherSpecIsNamed(t *testing.T) {
+	t.Parallel()
 	s, rigs := newCluster(t, "a", "b")
 	a := rigs[0]
 	c := newRig(t, "c", func(c *Config) { c.Spec.Buckets, c.Spec.MAC = 32, "unicast" })
@@ -44,6 +45,7 @@ func TestAnotherSpecIsNamed(t *testing.T) {
 
 // What a dead or unknown node said of its spec is no problem of today.
 func TestSpecsOfTheGone(t *testing.T) {
+	t.Parallel()
 	s, rigs := newCluster(t, "a", "b")
 	r := rigs[0]
 	s.die(t, "b")
@@ -57,6 +59,7 @@ func TestSpecsOfTheGone(t *testing.T) {
 
 // Two machines with one name: told for as long as it lasts.
 func TestNameConflict(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, "a").start()
 	conflict := gossip.Conflict{Name: "a", Known: netip.MustParseAddrPort("192.0.2.11:7946"), Other: netip.MustParseAddrPort("192.0.2.99:7946")}
 	for range 3 {
@@ -127,6 +130,7 @@ func TestQueueKeepsOrderAndNeverBlocks(t *testing.T) {
 
 // A flood of messages is dropped, said, and harms nobody who waits.
 func TestFlood(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, "a")
 	for range queueLimit + 10 {
 		r.loop.Event(gossip.Message{Payload: []byte("{}")})

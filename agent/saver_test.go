@@ -172,6 +172,7 @@ func slowDisk(t *testing.T, r *rig) (release func()) {
 // "drains" is said when cutting the power would not undo it: of this node and,
 // asked there, of another.
 func TestDrainIsToldWhenItIsSaved(t *testing.T) {
+	t.Parallel()
 	for _, where := range []string{"here", "at another node"} {
 		t.Run(where, func(t *testing.T) {
 			_, rigs := newCluster(t, "a", "b")
@@ -200,6 +201,7 @@ func TestDrainIsToldWhenItIsSaved(t *testing.T) {
 }
 
 func TestDrainOutlivesTheAgent(t *testing.T) {
+	t.Parallel()
 	s, rigs := newCluster(t, "a", "b")
 	a := rigs[0]
 	if _, err := a.client.Wish(t.Context(), WishRequest{Want: node.WantDrain}); err != nil {
@@ -223,6 +225,7 @@ func TestDrainOutlivesTheAgent(t *testing.T) {
 
 // What is saved as the agent ends is on disk when it has ended.
 func TestSavedAtTheEnd(t *testing.T) {
+	t.Parallel()
 	for range 10 {
 		r := newRig(t, "a")
 		ctx, cancel := context.WithCancel(t.Context())
@@ -237,6 +240,7 @@ func TestSavedAtTheEnd(t *testing.T) {
 
 // A drain that cannot be saved is done all the same, and the operator is told.
 func TestDrainWithoutADisk(t *testing.T) {
+	t.Parallel()
 	_, rigs := newCluster(t, "a", "b")
 	a := rigs[0]
 	must(t, os.RemoveAll(a.cfg.StateDir))

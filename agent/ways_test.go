@@ -39,6 +39,7 @@ func TestWays(t *testing.T) {
 
 // What gossip does not carry goes by letter long before gossip knows: a drain ends.
 func TestADrainWhenGossipIsCut(t *testing.T) {
+	t.Parallel()
 	s, rigs := newCluster(t, "a", "b")
 	s.losing(func(string, *node.Message) bool { return true }) // and nobody is told
 	reply, err := rigs[0].client.Wish(t.Context(), WishRequest{Want: node.WantDrain})
