@@ -144,8 +144,14 @@ func (l *Lab) Scenario(ctx context.Context, opts Options) (Figures, error) {
 	return s.figures(start, rest), nil
 }
 
-// MeasureRest measures what each agent uses while no client talks.
+// MeasureRest measures what each agent uses while no client talks, once no bucket is
+// in transition any more.
 func (l *Lab) MeasureRest(ctx context.Context, d time.Duration) ([]Rest, error) {
+	over, cancel := context.WithTimeoutCause(ctx, settleLimit, fmt.Errorf("after %s", short(settleLimit)))
+	defer cancel()
+	if err := l.waitAtRest(over); err != nil {
+		return nil, fmt.Errorf("rest: %w", err)
+	}
 	before := make([]Usage, len(l.Nodes))
 	var err error
 	for i, n := range l.Nodes {

@@ -144,6 +144,34 @@ func (l *Lab) WaitSettled(ctx context.Context, serving ...*Node) (Status, error)
 	return last, nil
 }
 
+// waitAtRest waits until each node sees no bucket adopted or lingering anywhere.
+func (l *Lab) waitAtRest(ctx context.Context) error {
+	return Poll(ctx, func() error {
+		for _, n := range l.Nodes {
+			s, err := n.Status(ctx)
+			if err != nil {
+				return err
+			}
+			if err := s.inTransition(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// inTransition names a node that adopts buckets or lingers on some.
+func (s Status) inTransition() error {
+	for _, n := range s.Nodes {
+		for service, of := range n.Services {
+			if of.Adopt > 0 || of.Linger > 0 {
+				return fmt.Errorf("%s sees %s adopt %d buckets of %s, and linger on %d", s.Node, n.Name, of.Adopt, service, of.Linger)
+			}
+		}
+	}
+	return nil
+}
+
 // pollInterval is how often Poll looks: rarely enough to leave the processors to
 // what is measured.
 const pollInterval = 50 * time.Millisecond

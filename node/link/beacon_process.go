@@ -16,7 +16,7 @@ import (
 const (
 	processNice  = -15
 	processProcs = 8
-	monitorSlack = 4 * time.Millisecond // small against any detection time that works
+	monitorSlack = 8 * time.Millisecond // small against any detection time that works
 )
 
 // TuneProcess makes the whole process fit to keep time, at no great cost. The class of
@@ -35,7 +35,7 @@ const (
 //     second, 3 to 4 % of a core. So the monitor gets a timer slack, by which the kernel
 //     may put off a sleeper until it is awake anyway. The other threads do not: they
 //     sleep for 3 us when they take over a goroutine from a thread that has gone into
-//     the kernel, and each step of a handoff waited for 4 ms.
+//     the kernel, and each step of a handoff waited for the slack.
 //
 // It belongs at the start of the program, before Send. Threads that come later inherit
 // the nice value (and those that the monitor starts, few, its slack), and so do child

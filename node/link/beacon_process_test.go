@@ -23,9 +23,9 @@ import (
 // permission the rest is done, and the error says what is missing.
 func TestTuneProcess(t *testing.T) {
 	for task, want := range map[string]string{
-		"process": "<nil>; [nice -15, slack 4000000 nice -15, slack 50000]; GOMAXPROCS 8",
+		"process": "<nil>; [nice -15, slack 50000 nice -15, slack 8000000]; GOMAXPROCS 8",
 		"process-no-right": "setting the nice value of this process to -15: permission denied\n" +
-			"setting the timer slack of Go's monitor to 4ms: write /proc/N/timerslack_ns: operation not permitted; [nice 0, slack 50000]; GOMAXPROCS 8",
+			"setting the timer slack of Go's monitor to 8ms: write /proc/N/timerslack_ns: operation not permitted; [nice 0, slack 50000]; GOMAXPROCS 8",
 	} {
 		got := regexp.MustCompile("/proc/[0-9]+/").ReplaceAllString(child(t, task), "/proc/N/")
 		if got != want {
