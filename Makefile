@@ -23,8 +23,8 @@ SHOW := 2>&1 | .ci/closing
 # The packages whose tests need root and a kernel; all others are quick.
 KERNEL := ./nft/... ./node/link/... ./gossip/... ./e2e/lab/...
 # Seeds of the simulator for each of six kinds of trouble (four more get a share):
-# about 9,000 runs, for what time allows; the race detector makes it slow.
-SEEDS ?= 1200
+# about 20,000 runs; the race detector makes it slow.
+SEEDS ?= 2700
 RACESEEDS ?= 20
 
 # Commands that the tests call, and the Debian packages that have them.
@@ -41,7 +41,7 @@ build: go ## make bin/peervip
 lab: root build ## show everything on this machine, as root: nodes, clients, faults, figures
 	./bin/peervip lab $(LAB)
 
-test: root go tools ## pass all tests, as root (about 10 minutes on 2 cores)
+test: root go tools ## pass all tests, as root (about 14 minutes on 2 cores)
 	@$(MAKE) check
 	@$(MAKE) unit
 	@$(MAKE) sim
