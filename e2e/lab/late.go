@@ -1,7 +1,12 @@
 package lab
 
 import (
+	"errors"
+	"fmt"
+	"os"
 	"runtime"
+	"runtime/debug"
+	"strconv"
 	"sync"
 	"time"
 
@@ -44,6 +49,8 @@ func (l *lateness) longest(w Window) time.Duration {
 	return longest
 }
 
+const keepTimePriority = 1
+
 // keepTime ties the calling goroutine to its thread, which ends with it, and has the
 // kernel run that before all that is not real-time, if it may: what measures takes
 // little time, but must have it at once. Where a real-time class is refused it is
@@ -52,16 +59,52 @@ func keepTime() {
 	runtime.LockOSThread()
 	unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
 	unix.SchedSetAttr(0, &unix.SchedAttr{
-		Policy: unix.SCHED_RR, Priority: 1, Flags: unix.SCHED_FLAG_RESET_ON_FORK,
+		Policy: unix.SCHED_RR, Priority: keepTimePriority, Flags: unix.SCHED_FLAG_RESET_ON_FORK,
 	}, 0)
 }
 
-// enoughProcs is how many threads may run Go code at once, at least. One that comes
-// back from the kernel waits for its turn among them, for up to 10 ms if all are
-// taken; whose turn it is on a processor is better left to the kernel.
-const enoughProcs = 16
+const (
+	// enoughProcs is how many threads may run Go code at once, at least. One that comes
+	// back from the kernel waits for its turn among them, for up to 10 ms if all are
+	// taken; whose turn it is on a processor is better left to the kernel.
+	enoughProcs = 16
+	// enoughMemory is what this process may use before garbage is collected.
+	enoughMemory = 1 << 30
+)
 
-func useEnoughProcs() { runtime.GOMAXPROCS(max(enoughProcs, runtime.GOMAXPROCS(0))) }
+// tameRuntime is for the whole process, once. A thread that keeps time must not come
+// back from the kernel while the runtime looks at its goroutine: it loops until that is
+// over (casgstatus in proc.go), and if it has pushed the one that looks from the
+// processor, both wait for each other until the kernel throttles real-time threads, for
+// 950 ms, which passed for outages. So the runtime's monitor, which looks often, goes
+// before them, and garbage, which seldom matters here, is left to lie.
+var tameRuntime = sync.OnceValue(func() error {
+	runtime.GOMAXPROCS(max(enoughProcs, runtime.GOMAXPROCS(0)))
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(enoughMemory)
+	// The kernel lists threads in the order of their creation (next_tid in
+	// fs/proc/base.c), and the monitor is the second of all (main in proc.go).
+	tasks, err := os.Open("/proc/self/task")
+	if err != nil {
+		return fmt.Errorf("looking for the runtime's monitor: %w", err)
+	}
+	defer tasks.Close()
+	threads, err := tasks.Readdirnames(2)
+	if err != nil || len(threads) < 2 {
+		return fmt.Errorf("looking for the runtime's monitor: threads %v, %w", threads, err)
+	}
+	monitor, err := strconv.Atoi(threads[1])
+	if err != nil {
+		return fmt.Errorf("looking for the runtime's monitor: %w", err)
+	}
+	err = unix.SchedSetAttr(monitor, &unix.SchedAttr{
+		Policy: unix.SCHED_RR, Priority: keepTimePriority + 1, Flags: unix.SCHED_FLAG_RESET_ON_FORK,
+	}, 0)
+	if err != nil && !errors.Is(err, unix.EPERM) { // then those that keep time are refused it too
+		return fmt.Errorf("favouring the runtime's monitor: %w", err)
+	}
+	return nil
+})
 
 // nap sleeps in the kernel: a timer of Go's runtime would fire on another thread.
 func nap(d time.Duration) {

@@ -99,7 +99,9 @@ func New(ctx context.Context, cfg Config) (*Lab, error) {
 	if err := Sweep(); err != nil {
 		return nil, err
 	}
-	useEnoughProcs()
+	if err := tameRuntime(); err != nil {
+		return nil, err
+	}
 	l := &Lab{Prefix: UniquePrefix(), base: time.Now()}
 	whole := false
 	defer func() { // also when something below panics

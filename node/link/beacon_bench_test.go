@@ -30,7 +30,7 @@ func BenchmarkLateness(b *testing.B) {
 		{"real-time", favour},
 		{"favoured", func() (Class, error) {
 			return favourBy(func(attr *unix.SchedAttr) error {
-				if attr.Policy == unix.SCHED_RR {
+				if attr.Policy == unix.SCHED_DEADLINE {
 					return unix.EPERM
 				}
 				return unix.SchedSetAttr(0, attr, 0)

@@ -13,7 +13,8 @@ type Class uint8
 const (
 	// ClassNone: the thread does not run.
 	ClassNone Class = iota
-	// ClassRealTime: before everything that is not real-time, in SCHED_RR.
+	// ClassRealTime: before everything else, for as long as realTimeShare says, in
+	// SCHED_DEADLINE.
 	ClassRealTime
 	// ClassFavoured: among all others, but with a better nice value.
 	ClassFavoured
@@ -34,20 +35,30 @@ func (c Class) String() string {
 }
 
 const (
-	// realTimePriority is the lowest: before all normal threads, after everybody else
-	// who asked for a real-time class, such as the kernel's own interrupt threads.
-	realTimePriority = 1
-	favouredNice     = -15
+	// realTimeShare of each realTimePeriod, in nanoseconds, is what the thread has a
+	// right to; then it waits for the next one. A beacon takes a tenth of the share.
+	//
+	// The limit is why the class is not SCHED_RR, in which a thread may loop for ever.
+	// Go's runtime has a thread that comes back from the kernel loop in casgstatus
+	// (proc.go) while another one looks at its goroutine: the monitor, a collection of
+	// garbage, somebody who wants its token. That one may be a normal thread, which the
+	// real-time one has just pushed from its processor, and for which it then waits:
+	// until the kernel throttles the class, for 950 ms and with the whole machine.
+	// In SCHED_DEADLINE the loop's sched_yield(2) ends the thread's share, and the
+	// other one goes on.
+	realTimeShare  = 1_000_000
+	realTimePeriod = 10_000_000
+	favouredNice   = -15
 	// shortSlice, in nanoseconds, asks the normal class for a wake-up soon rather than
 	// for a long run after it (Linux 6.12; ignored before).
 	shortSlice = 100_000
 )
 
 // favour gives the calling thread the best class that it may have, and says why it
-// is not a better one. Threads that come of it are normal again (reset on fork). A
-// real-time class needs CAP_SYS_NICE or RLIMIT_RTPRIO, and real-time budget in the
-// cgroup where the kernel has CONFIG_RT_GROUP_SCHED; a better nice value
-// CAP_SYS_NICE or RLIMIT_NICE.
+// is not a better one. Threads that come of it are normal again (reset on fork). The
+// real-time class needs CAP_SYS_NICE, all processors (no cpuset: sched_setattr(2)),
+// and that others have left that much of them; a better nice value CAP_SYS_NICE or
+// RLIMIT_NICE.
 func favour() (Class, error) {
 	return favourBy(func(attr *unix.SchedAttr) error { return unix.SchedSetAttr(0, attr, 0) })
 }
@@ -63,7 +74,7 @@ func favourBy(set func(*unix.SchedAttr) error) (Class, error) {
 		class Class
 		attr  unix.SchedAttr
 	}{
-		{ClassRealTime, unix.SchedAttr{Policy: unix.SCHED_RR, Priority: realTimePriority}},
+		{ClassRealTime, unix.SchedAttr{Policy: unix.SCHED_DEADLINE, Runtime: realTimeShare, Deadline: realTimePeriod, Period: realTimePeriod}},
 		{ClassFavoured, unix.SchedAttr{Policy: unix.SCHED_NORMAL, Nice: favouredNice, Runtime: shortSlice}},
 	} {
 		try.attr.Flags = unix.SCHED_FLAG_RESET_ON_FORK

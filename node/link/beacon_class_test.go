@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,7 +18,7 @@ func realTimeThreads(t *testing.T) int {
 	found := 0
 	if err := eachThread("looking at threads", func(thread int) error {
 		attr, err := unix.SchedGetAttr(thread, 0)
-		if err == nil && attr.Policy == unix.SCHED_RR {
+		if err == nil && attr.Policy == unix.SCHED_DEADLINE {
 			found++
 		}
 		return err
@@ -74,6 +75,82 @@ func TestTheClassIsGivenBack(t *testing.T) {
 	}
 }
 
+// A real-time thread that loops, as Go's runtime has it do when it waits for a thread
+// that is not real-time, leaves the processors to others. In SCHED_RR it did not, for
+// most of a second.
+func TestALoopInTheRuntimeStopsNobody(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var all, running sync.WaitGroup
+	gaps := make([]time.Duration, runtime.NumCPU())
+	for cpu := range gaps {
+		running.Add(1)
+		all.Go(func() { gaps[cpu] = longestGap(ctx, t, cpu, running.Done) })
+	}
+	running.Wait()
+	err := onThreadOfItsOwn(func() error {
+		if class, err := favour(); class != ClassRealTime {
+			return err
+		}
+		if err := yieldFor(700 * time.Millisecond); err != nil {
+			return err
+		}
+		return relax()
+	})
+	cancel()
+	all.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for cpu, gap := range gaps {
+		if gap > 300*time.Millisecond {
+			t.Errorf("processor %d was not to be had for %v", cpu, gap)
+		}
+	}
+}
+
+// yieldFor does what casgstatus of Go's runtime does, which cannot be preempted.
+func yieldFor(d time.Duration) error {
+	var all, before unix.Sigset_t
+	for i := range all.Val {
+		all.Val[i] = ^uint64(0)
+	}
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, &before); err != nil {
+		return err
+	}
+	var now unix.Timespec
+	for end := int64(0); end == 0 || now.Nano() < end; {
+		unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+		unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&now)), 0)
+		if end == 0 {
+			end = now.Nano() + int64(d)
+		}
+	}
+	return unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil)
+}
+
+// longestGap is how long a normal thread had to wait for the processor.
+func longestGap(ctx context.Context, t *testing.T, cpu int, running func()) (longest time.Duration) {
+	err := onThreadOfItsOwn(func() error {
+		var set unix.CPUSet
+		set.Set(cpu)
+		err := unix.SchedSetaffinity(0, &set)
+		running()
+		for last := time.Now(); err == nil; {
+			over := ctx.Err() != nil
+			now := time.Now()
+			longest, last = max(longest, now.Sub(last)), now
+			if over {
+				break
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Errorf("processor %d: %v", cpu, err)
+	}
+	return longest
+}
+
 // spawn makes Go start threads.
 func spawn(t *testing.T) {
 	var all sync.WaitGroup
@@ -99,9 +176,9 @@ func TestClassesWithoutPermission(t *testing.T) {
 		policy uint32
 		nice   int32
 	}{
-		{"all allowed", 0, kernel, ClassRealTime, "", unix.SCHED_RR, 0},
-		{"no real-time budget in the cgroup", 0, func(attr *unix.SchedAttr) error {
-			if attr.Policy == unix.SCHED_RR {
+		{"all allowed", 0, kernel, ClassRealTime, "", unix.SCHED_DEADLINE, 0},
+		{"only some of the processors", 0, func(attr *unix.SchedAttr) error {
+			if attr.Policy == unix.SCHED_DEADLINE {
 				return unix.EPERM
 			}
 			return kernel(attr)

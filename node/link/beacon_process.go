@@ -58,22 +58,21 @@ func TuneProcess() error {
 	return errors.Join(errs...)
 }
 
-// relaxMonitor gives the runtime's monitor its slack. The runtime starts it before all
-// other threads but the first (main in proc.go). Where thread numbers have begun anew
-// in between, another thread gets the slack, which costs processor time only.
+// relaxMonitor gives the runtime's monitor its slack. The monitor is the second of all
+// threads (main in proc.go), and the kernel lists them in the order of their creation
+// (next_tid in fs/proc/base.c).
 func relaxMonitor() error {
 	doing := "setting the timer slack of Go's monitor to " + monitorSlack.String()
-	first, monitor := os.Getpid(), 0
-	err := eachThread(doing, func(thread int) error {
-		if thread > first && (monitor == 0 || thread < monitor) {
-			monitor = thread
-		}
-		return nil
-	})
-	if err != nil || monitor == 0 {
-		return err
+	tasks, err := os.Open("/proc/self/task")
+	if err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
 	}
-	if err := os.WriteFile(fmt.Sprintf("/proc/%d/timerslack_ns", monitor), strconv.AppendInt(nil, int64(monitorSlack), 10), 0); err != nil {
+	defer tasks.Close()
+	threads, err := tasks.Readdirnames(2)
+	if err == nil && len(threads) == 2 {
+		err = os.WriteFile(fmt.Sprintf("/proc/%s/timerslack_ns", threads[1]), strconv.AppendInt(nil, int64(monitorSlack), 10), 0)
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
 	return nil
