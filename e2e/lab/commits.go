@@ -112,7 +112,7 @@ func listenToNFT(ns *Namespace) (fd int, err error) {
 // each of them would make that longer: what comes soon after the first is left for a
 // moment.
 func (r *CommitRecorder) listen(fd int, by NodeID) {
-	keepTime()
+	defer keepTime()()
 	defer unix.Close(fd)
 	buf := make([]byte, 1<<20)
 	for wait := 0; !r.done.Load(); {

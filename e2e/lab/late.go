@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"strconv"
 	"sync"
 	"time"
@@ -49,39 +50,65 @@ func (l *lateness) longest(w Window) time.Duration {
 	return longest
 }
 
-const keepTimePriority = 1
-
-// keepTime ties the calling goroutine to its thread, which ends with it, and has the
-// kernel run that before all that is not real-time, if it may: what measures takes
-// little time, but must have it at once. Where a real-time class is refused it is
-// late at times, and the figures say so.
-func keepTime() {
-	runtime.LockOSThread()
-	unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
-	unix.SchedSetAttr(0, &unix.SchedAttr{
-		Policy: unix.SCHED_RR, Priority: keepTimePriority, Flags: unix.SCHED_FLAG_RESET_ON_FORK,
-	}, 0)
-}
-
 const (
+	// timePriority is of threads that keep time.
+	timePriority = 1
 	// enoughProcs is how many threads may run Go code at once, at least. One that comes
 	// back from the kernel waits for its turn among them, for up to 10 ms if all are
 	// taken; whose turn it is on a processor is better left to the kernel.
 	enoughProcs = 16
-	// enoughMemory is what this process may use before garbage is collected.
-	enoughMemory = 1 << 30
+	// enoughGarbage is what lies about, in bytes, before it is collected.
+	enoughGarbage = 256 << 20
 )
+
+// timekeepers are the threads that keep time.
+var timekeepers = struct {
+	mu        sync.Mutex
+	threads   map[int]bool
+	collected uint64 // what had been allocated when garbage was collected
+}{threads: map[int]bool{}}
+
+// keepTime ties the calling goroutine to its thread, which ends with it, and has the
+// kernel run that before all that is not real-time, if it may: what measures takes
+// little time, but must have it at once. Where a real-time class is refused it is
+// late at times, and the figures say so. It returns what is to be called at the end.
+func keepTime() (over func()) {
+	runtime.LockOSThread()
+	unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
+	thread := unix.Gettid()
+	timekeepers.mu.Lock()
+	defer timekeepers.mu.Unlock()
+	realTime(thread, timePriority)
+	timekeepers.threads[thread] = true
+	return func() {
+		timekeepers.mu.Lock()
+		defer timekeepers.mu.Unlock()
+		delete(timekeepers.threads, thread)
+	}
+}
+
+func realTime(thread, priority int) error {
+	return unix.SchedSetAttr(thread, &unix.SchedAttr{
+		Policy: unix.SCHED_RR, Priority: uint32(priority), Flags: unix.SCHED_FLAG_RESET_ON_FORK,
+	}, 0)
+}
+
+// notRealTime leaves a thread the best of the normal classes.
+func notRealTime(thread int) error {
+	return unix.SchedSetAttr(thread, &unix.SchedAttr{
+		Policy: unix.SCHED_NORMAL, Nice: -20, Flags: unix.SCHED_FLAG_RESET_ON_FORK,
+	}, 0)
+}
 
 // tameRuntime is for the whole process, once. A thread that keeps time must not come
 // back from the kernel while the runtime looks at its goroutine: it loops until that is
 // over (casgstatus in proc.go), and if it has pushed the one that looks from the
 // processor, both wait for each other until the kernel throttles real-time threads, for
 // 950 ms, which passed for outages. So the runtime's monitor, which looks often, goes
-// before them, and garbage, which seldom matters here, is left to lie.
+// before them; and while garbage is collected, see there, they are not real-time.
 var tameRuntime = sync.OnceValue(func() error {
 	runtime.GOMAXPROCS(max(enoughProcs, runtime.GOMAXPROCS(0)))
 	debug.SetGCPercent(-1)
-	debug.SetMemoryLimit(enoughMemory)
 	// The kernel lists threads in the order of their creation (next_tid in
 	// fs/proc/base.c), and the monitor is the second of all (main in proc.go).
 	tasks, err := os.Open("/proc/self/task")
@@ -97,14 +124,45 @@ var tameRuntime = sync.OnceValue(func() error {
 	if err != nil {
 		return fmt.Errorf("looking for the runtime's monitor: %w", err)
 	}
-	err = unix.SchedSetAttr(monitor, &unix.SchedAttr{
-		Policy: unix.SCHED_RR, Priority: keepTimePriority + 1, Flags: unix.SCHED_FLAG_RESET_ON_FORK,
-	}, 0)
-	if err != nil && !errors.Is(err, unix.EPERM) { // then those that keep time are refused it too
+	if err := realTime(monitor, timePriority+1); err != nil && !errors.Is(err, unix.EPERM) { // then nobody is real-time
 		return fmt.Errorf("favouring the runtime's monitor: %w", err)
 	}
 	return nil
 })
+
+// collectGarbage does so when there is much of it, in the place of the runtime, until
+// it is told to stop.
+func collectGarbage(stop <-chan struct{}) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
+			collectOnce()
+		}
+	}
+}
+
+func collectOnce() {
+	t := &timekeepers
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	allocated := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(allocated)
+	if allocated[0].Value.Uint64() < t.collected+enoughGarbage {
+		return
+	}
+	t.collected = allocated[0].Value.Uint64()
+	for thread := range t.threads {
+		notRealTime(thread)
+	}
+	runtime.GC()
+	for thread := range t.threads {
+		realTime(thread, timePriority)
+	}
+}
 
 // nap sleeps in the kernel: a timer of Go's runtime would fire on another thread.
 func nap(d time.Duration) {

@@ -103,6 +103,13 @@ func New(ctx context.Context, cfg Config) (*Lab, error) {
 		return nil, err
 	}
 	l := &Lab{Prefix: UniquePrefix(), base: time.Now()}
+	var collecting sync.WaitGroup
+	stop := make(chan struct{})
+	collecting.Go(func() { collectGarbage(stop) })
+	l.onClose(func() {
+		close(stop)
+		collecting.Wait()
+	})
 	whole := false
 	defer func() { // also when something below panics
 		if !whole {
