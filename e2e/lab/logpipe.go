@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -18,6 +19,7 @@ type logPipe struct {
 	from, to *os.File
 	gate     sync.Mutex // held while the pipe is stalled
 	stalled  bool
+	holds    atomic.Bool   // carry has read what it has not written yet
 	done     chan struct{} // closed when everything has been carried
 }
 
@@ -40,8 +42,10 @@ func (p *logPipe) carry() {
 	buf := make([]byte, 4096)
 	for {
 		n, err := p.from.Read(buf)
+		p.holds.Store(true)
 		p.gate.Lock()
 		p.to.Write(buf[:n])
+		p.holds.Store(false)
 		p.gate.Unlock()
 		if err != nil {
 			return // io.EOF: the agent has ended
@@ -70,19 +74,18 @@ func (p *logPipe) stall() error {
 	}
 	defer unix.Close(fill)
 	line := append(bytes.Repeat([]byte{'.'}, 63), '\n')
-	for full := 0; full < 2; { // the first time carry may have a read still to come
+	for {
+		held := p.holds.Load() // before the pipe is found full: carry reads nothing more
 		_, err := unix.Write(fill, line)
 		switch {
+		case errors.Is(err, syscall.EAGAIN) && held:
+			return nil
 		case errors.Is(err, syscall.EAGAIN):
-			full++
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(time.Millisecond)
 		case err != nil:
 			return fmt.Errorf("filling a log's pipe: %w", err)
-		default:
-			full = 0
 		}
 	}
-	return nil
 }
 
 func (p *logPipe) resume() {
