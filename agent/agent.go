@@ -236,6 +236,7 @@ func newLoop(cfg Config, log *slog.Logger, remembered memory) *loop {
 	for _, s := range cfg.Spec.Services {
 		core.Services = append(core.Services, node.Service{
 			Name: s.Name, Checked: len(s.Health) > 0, Linger: s.Linger != LingerNone, LingerAll: s.Linger == LingerAll,
+			Single: s.Mode == ModeSingle, Preempt: s.Preempt,
 		})
 	}
 	return &loop{

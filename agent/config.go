@@ -100,6 +100,7 @@ type Service struct {
 	Name     string         `json:"name"`
 	Affinity Affinity       `json:"affinity"`
 	Mode     Mode           `json:"mode"`
+	Preempt  bool           `json:"preempt"` // of ModeSingle: see there
 	Linger   Linger         `json:"linger"`
 	Health   []health.Check `json:"-"`
 }
@@ -113,8 +114,13 @@ const AffinityClient Affinity = "client"
 // Mode is how the nodes divide a service among them.
 type Mode string
 
-// ModeShared gives every node its share of the buckets.
-const ModeShared Mode = "shared"
+const (
+	// ModeShared gives every node its share of the buckets.
+	ModeShared Mode = "shared"
+	// ModeSingle gives one node all of them. It stays with that one, or with Preempt
+	// goes back to the node of the highest weight.
+	ModeSingle Mode = "single"
+)
 
 // Linger is which flows stay on their old node when their bucket moves.
 type Linger string
@@ -218,6 +224,7 @@ func (s Spec) fields() []field {
 		fields = append(fields,
 			field{prefix + "affinity", string(service.Affinity)},
 			field{prefix + "mode", string(service.Mode)},
+			field{prefix + "preempt", strconv.FormatBool(service.Preempt)},
 			field{prefix + "linger", string(service.Linger)})
 	}
 	return fields

@@ -40,6 +40,7 @@ spec.when_none_healthy: "serve"
 spec.services: "[other]"
 spec.services[other].affinity: "client"
 spec.services[other].mode: "shared"
+spec.services[other].preempt: "false"
 spec.services[other].linger: "tcp"
 `
 	s := exampleSpec()

@@ -72,7 +72,7 @@ func (c *Core) look() {
 			members = append(members, m)
 		}
 	}
-	v := NewView(members)
+	v := NewView(members, c.soles()...)
 	if c.places != nil && v.Digest() == c.view.Digest() {
 		return
 	}
@@ -93,6 +93,34 @@ func (c *Core) look() {
 			}
 		}
 	}
+}
+
+// soles are the services that one node serves as a whole, each with the node that has
+// most of its buckets, as far as their claims are known, of equals the first by name.
+func (c *Core) soles() []Sole {
+	var soles []Sole
+	for service, s := range c.cfg.Services {
+		if !s.Single {
+			continue
+		}
+		sole, most := Sole{Service: service, Preempt: s.Preempt}, 0
+		count := func(name string, claims hashring.Set) {
+			n := claims.CountRange(service*c.cfg.Buckets, (service+1)*c.cfg.Buckets)
+			if n > most || n == most && n > 0 && name < sole.Holder {
+				sole.Holder, most = name, n
+			}
+		}
+		if c.phase.Serving() {
+			count(c.cfg.Name, c.claims())
+		}
+		for p := range c.claimers() {
+			if p.member().Phase.Serving() {
+				count(p.Name, p.claims())
+			}
+		}
+		soles = append(soles, sole)
+	}
+	return soles
 }
 
 // due are the slots that should come to this node, or be here: what the placement

@@ -3,6 +3,8 @@ package node
 import (
 	"maps"
 	"slices"
+
+	"github.com/peervip/peervip/hashring"
 )
 
 // publish tells the peers what this node says of itself, if it has changed, or if
@@ -18,6 +20,7 @@ func (c *Core) publish() {
 		next.Version = old.Version + 1
 	}
 	c.said = next
+	c.replan = c.replan || len(c.view.soles) > 0 && (old == nil || !old.Claims.Equal(next.Claims)) // see soles
 	if c.askedWith == 0 {
 		c.askedWith = next.Version
 		c.replan = c.replan || c.inQuestion()
@@ -29,14 +32,12 @@ func (c *Core) publish() {
 
 // statement is what this node has to say of itself now.
 func (c *Core) statement() *Statement {
-	claims := c.want.Clone()
-	claims.AddAll(c.kernel)
 	linger := c.lingering.Clone()
 	linger.AddAll(c.kernelLinger)
 	s := &Statement{
 		Incarnation: c.cfg.Incarnation,
 		Phase:       c.phase, Weight: c.weight, Unfit: c.unfitList(),
-		CutOff: c.heralded.CutOff, View: c.view.Digest(), Obeyed: c.obeyed, Claims: claims, Linger: linger,
+		CutOff: c.heralded.CutOff, View: c.view.Digest(), Obeyed: c.obeyed, Claims: c.claims(), Linger: linger,
 		Lists: c.ownListings(),
 	}
 	for _, g := range c.grants {
@@ -45,6 +46,13 @@ func (c *Core) statement() *Statement {
 		}
 	}
 	return s
+}
+
+// claims are the slots for which this node takes new flows, or is about to.
+func (c *Core) claims() hashring.Set {
+	claims := c.want.Clone()
+	claims.AddAll(c.kernel)
+	return claims
 }
 
 // sendStatement sends the current statement as a change of old if that is what

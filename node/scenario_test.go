@@ -18,9 +18,16 @@ func scenario(t *testing.T, nodes int, story func(t *testing.T, w *world)) {
 // so that gossip says who is alive.
 func scenarioWith(t *testing.T, nodes int, beacons bool, story func(t *testing.T, w *world)) {
 	t.Helper()
+	scenarioIn(t, nodes, func(w *world) { w.beacons = beacons }, story)
+}
+
+// scenarioIn runs it in a world that was prepared before its nodes start.
+func scenarioIn(t *testing.T, nodes int, prepare func(*world), story func(t *testing.T, w *world)) {
+	t.Helper()
 	for seed := uint64(1); seed <= uint64(max(2, 15/nodes)); seed++ {
 		w := newWorld(seed, true, nodes, calmNet())
-		w.beacons = beacons
+		w.beacons = true
+		prepare(w)
 		w.layOut()
 		for _, n := range w.nodes {
 			w.start(n)

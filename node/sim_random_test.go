@@ -57,7 +57,8 @@ func forSeeds(t *testing.T, share uint64, scenario func(seed uint64, tracing boo
 }
 
 // someWorld is a world of nodes of which all are down, with one service mostly,
-// sometimes several, with or without health checks and silence without fit nodes.
+// sometimes several, with or without health checks and silence without fit nodes;
+// sometimes one node serves all of a service.
 func someWorld(seed uint64, tracing bool, nodes int) *world {
 	w := newWorld(seed, tracing, nodes, calmNet())
 	w.timing = rareBeacons
@@ -66,6 +67,7 @@ func someWorld(seed uint64, tracing bool, nodes int) *world {
 	}
 	w.dropUnhealthy = seed%5 == 0
 	w.checked = seed%4 == 1
+	w.single, w.preempt = seed%7 >= 5, seed%7 == 6
 	w.layOut()
 	return w
 }

@@ -38,6 +38,7 @@ type world struct {
 	buckets, services int
 	checked           bool // services have health checks
 	dropUnhealthy     bool
+	single, preempt   bool // of the first service
 	// intercept, if set, rules over single messages before the network does.
 	intercept func(from, to *simNode, m *Message) fate
 	// detect, if set, says how long a failure detector takes for a death.
@@ -327,6 +328,7 @@ func (w *world) start(n *simNode) {
 	for i := range services {
 		services[i] = Service{Name: fmt.Sprintf("s%d", i), Checked: w.checked, Linger: true, LingerAll: w.wholes}
 	}
+	services[0].Single, services[0].Preempt = w.single, w.preempt
 	n.core = New(Config{
 		Incarnation: Incarnation{n.name, n.boot}, Weight: 100, Buckets: w.buckets,
 		Services: services, DropUnhealthy: w.dropUnhealthy, DrainTimeout: simDrainTimeout,

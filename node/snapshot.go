@@ -271,7 +271,11 @@ func (c *Core) Explain(service, bucket int) Explanation {
 
 // whyThere explains the owner of a slot.
 func (c *Core) whyThere(slot Slot, r rank) string {
-	switch {
+	switch s := c.cfg.Services[slot/c.cfg.Buckets]; {
+	case r == rankFit && s.Single && s.Preempt:
+		return "one node serves all of it: of those that are fit the one of the highest weight"
+	case r == rankFit && s.Single:
+		return "one node serves all of it, and goes on for as long as it is fit"
 	case r == rankFit:
 		return "its place among the nodes that are fit"
 	case r == rankNever:

@@ -272,6 +272,9 @@ type Service struct {
 	// Linger: flows stay on the node where they are when their bucket moves, those of
 	// TCP and SCTP; with LingerAll also the others.
 	Linger, LingerAll bool
+	// Single: one node serves all buckets, and goes on when others come back; with
+	// Preempt the one of the highest weight.
+	Single, Preempt bool
 }
 
 // Timing are the protocol's periods.

@@ -14,7 +14,18 @@ import (
 // value, from which every node computes the same owners.
 type View struct {
 	members []Member // sorted by name
+	soles   map[int]string
 	digest  uint64
+}
+
+// Sole is a service of which one node serves all buckets (mode "single").
+type Sole struct {
+	Service int
+	// Holder is the node that does so now, or has most of the buckets; "": none.
+	Holder string
+	// Preempt: the service goes to the node of the highest weight. Else it stays with
+	// its holder for as long as that is as fit as any.
+	Preempt bool
 }
 
 // Member is one node of a view.
@@ -30,9 +41,10 @@ type Member struct {
 	CutOff bool
 }
 
-// NewView builds a view of the members, in any order.
-func NewView(members []Member) View {
-	v := View{members: slices.Clone(members)}
+// NewView builds a view of the members, in any order, and of the services that one of
+// them serves as a whole.
+func NewView(members []Member, soles ...Sole) View {
+	v := View{members: slices.Clone(members), soles: map[int]string{}}
 	slices.SortFunc(v.members, func(a, b Member) int { return cmp.Compare(a.Name, b.Name) })
 	h := xxhash.New()
 	var buf []byte
@@ -48,8 +60,41 @@ func NewView(members []Member) View {
 		}
 		h.Write(buf)
 	}
+	// Whom a service goes to is part of the view, and who holds it is not: so it does
+	// not change when that node has taken it.
+	for _, s := range slices.SortedFunc(slices.Values(soles), func(a, b Sole) int { return a.Service - b.Service }) {
+		name := v.choose(s)
+		v.soles[s.Service] = name
+		buf = binary.AppendUvarint(buf[:0], uint64(s.Service))
+		h.Write(append(buf, name...))
+	}
 	v.digest = h.Sum64()
 	return v
+}
+
+// choose says which member should serve all of a service: of those of the best rank its
+// holder, or the one of the highest weight, of equals the first by name; "" if none may.
+func (v View) choose(s Sole) string {
+	name, weight, best := "", 0, v.best(s.Service)
+	for _, m := range v.members {
+		switch r := m.rank(s.Service); {
+		case r == rankNever || r != best:
+		case m.Name == s.Holder && !s.Preempt:
+			return m.Name
+		case m.Weight > weight:
+			name, weight = m.Name, m.Weight
+		}
+	}
+	return name
+}
+
+// best is the best rank that some member has for the service.
+func (v View) best(service int) rank {
+	best := rankNever
+	for _, m := range v.members {
+		best = max(best, m.rank(service))
+	}
+	return best
 }
 
 // Digest is a fingerprint of the view: two nodes whose digests are equal place
@@ -114,15 +159,13 @@ func (v View) place(buckets, services int) []placement {
 	places := make([]placement, services)
 	tables := map[string]hashring.Table{} // by who may be given buckets
 	for service := range places {
-		var best rank
-		for _, m := range v.members {
-			best = max(best, m.rank(service))
-		}
+		best := v.best(service)
+		sole, single := v.soles[service]
 		members := make([]hashring.Member, len(v.members))
 		fit := make([]byte, len(v.members))
 		for i, m := range v.members {
 			members[i] = hashring.Member{Name: m.Name, Weight: m.Weight}
-			if best > rankNever && m.rank(service) == best {
+			if best > rankNever && m.rank(service) == best && (!single || m.Name == sole) {
 				members[i].Fit, fit[i] = true, 1
 			}
 		}

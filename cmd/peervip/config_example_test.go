@@ -95,7 +95,7 @@ node node.name node.interface node.address node.weight node.state_dir
 cluster cluster.name cluster.key_file cluster.insecure cluster.join cluster.port cluster.beacon_port
 spec spec.revision spec.vips spec.mac spec.buckets spec.seed spec.detect spec.detect.interval spec.detect.misses
 spec.drain_timeout spec.when_none_healthy spec.services
-spec.services[].name spec.services[].ports spec.services[].affinity spec.services[].mode spec.services[].linger spec.services[].health
+spec.services[].name spec.services[].ports spec.services[].affinity spec.services[].mode spec.services[].preempt spec.services[].linger spec.services[].health
 spec.services[].health[].type spec.services[].health[].target spec.services[].health[].command spec.services[].health[].interval
 spec.services[].health[].timeout spec.services[].health[].jitter spec.services[].health[].rise spec.services[].health[].fall
 spec.services[].health[].status spec.services[].health[].body spec.services[].health[].host spec.services[].health[].skip_verify

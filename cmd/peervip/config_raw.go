@@ -58,6 +58,7 @@ type rawService struct {
 	Ports    []string    `mapstructure:"ports"`
 	Affinity string      `mapstructure:"affinity"`
 	Mode     string      `mapstructure:"mode"`
+	Preempt  bool        `mapstructure:"preempt"`
 	Linger   string      `mapstructure:"linger"`
 	Health   []rawHealth `mapstructure:"health"`
 }

@@ -119,7 +119,10 @@ func (p *parser) services(raw []rawService) []agent.Service {
 			other.Affinity = agent.Affinity(p.supported(at+"affinity", r.Affinity, []string{"client"}, []string{"network", "connection"}))
 		}
 		if r.Mode != "" {
-			other.Mode = agent.Mode(p.supported(at+"mode", r.Mode, []string{"shared"}, []string{"single", "disabled"}))
+			other.Mode = agent.Mode(p.supported(at+"mode", r.Mode, []string{"shared", "single"}, []string{"disabled"}))
+		}
+		if other.Preempt = r.Preempt; r.Preempt && other.Mode != agent.ModeSingle {
+			p.bad(at+"preempt", "true: only for mode single, in which it sends the service back to the node of the highest weight: take it out")
 		}
 		if r.Linger != "" {
 			other.Linger = agent.Linger(p.word(at+"linger", r.Linger, "tcp", "all", "none"))

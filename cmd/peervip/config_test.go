@@ -162,7 +162,8 @@ spec:
     - name: other
       ports: []
       affinity: client
-      mode: shared
+      mode: single
+      preempt: true
       linger: none
       health:
         - {type: http, target: "https://127.0.0.1/healthz", interval: 5s, timeout: 4s, jitter: 0, fall: 4, rise: 1,
@@ -192,7 +193,7 @@ func TestEveryKey(t *testing.T) {
 			Revision: 4, VIPs: []netip.Addr{netip.MustParseAddr("192.0.2.100"), netip.MustParseAddr("192.0.2.101")},
 			MAC: "02:bf:01:02:03:04", Buckets: 512, Seed: 1<<32 - 1,
 			Detect: agent.Detect{Interval: 50 * time.Millisecond, Misses: 8}, WhenNoneHealthy: agent.DropAll,
-			Services: []agent.Service{{Name: "other", Affinity: agent.AffinityClient, Mode: agent.ModeShared, Linger: agent.LingerNone, Health: []health.Check{
+			Services: []agent.Service{{Name: "other", Affinity: agent.AffinityClient, Mode: agent.ModeSingle, Preempt: true, Linger: agent.LingerNone, Health: []health.Check{
 				{Type: health.HTTP, Target: "https://127.0.0.1/healthz", Interval: 5 * time.Second, Timeout: 4 * time.Second, Rise: 1, Fall: 4,
 					Status: []health.StatusRange{{From: 200, To: 200}}, Body: "OK", Host: "www.example.org", SkipVerify: true},
 				{Type: health.TCP, Target: "127.0.0.1:80", Interval: 2 * time.Second, Timeout: time.Second, Jitter: 0.1, Rise: 2, Fall: 3},

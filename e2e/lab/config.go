@@ -57,6 +57,7 @@ type DetectSection struct {
 type ServiceSection struct {
 	Name   string         `json:"name"`
 	Ports  []string       `json:"ports,omitempty"`
+	Mode   string         `json:"mode,omitempty"`
 	Linger string         `json:"linger,omitempty"`
 	Health []CheckSection `json:"health,omitempty"`
 }
