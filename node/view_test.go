@@ -180,3 +180,44 @@ func TestServicesShareTablesRightly(t *testing.T) {
 		}
 	})
 }
+
+// One node serves a service of mode single: its holder for as long as nobody is better
+// off, or with preempt the one of the highest weight. That choice is part of the
+// digest, and who holds it is not.
+func TestSoleStaysOrGoes(t *testing.T) {
+	members := []Member{
+		{Incarnation: Incarnation{"a", 1}, Weight: 10, Phase: Active},
+		{Incarnation: Incarnation{"b", 1}, Weight: 30, Phase: Active, Unfit: []int{1}},
+		{Incarnation: Incarnation{"c", 1}, Weight: 30, Phase: Active},
+		{Incarnation: Incarnation{"d", 1}, Weight: 90, Phase: Draining},
+	}
+	for _, c := range []struct {
+		sole Sole
+		want string
+	}{
+		{Sole{}, "b"}, // of equals the first by name
+		{Sole{Holder: "a"}, "a"},
+		{Sole{Holder: "a", Preempt: true}, "b"},
+		{Sole{Service: 1}, "c"},
+		{Sole{Service: 1, Holder: "b"}, "c"}, // which is unfit for it
+		{Sole{Holder: "d"}, "b"},             // which drains
+		{Sole{Holder: "gone"}, "b"},
+	} {
+		v := NewView(members, c.sole)
+		for _, pl := range v.place(16, 2)[c.sole.Service : c.sole.Service+1] {
+			for bucket := range 16 {
+				if got := pl.table.Owner(bucket); got != c.want {
+					t.Fatalf("%+v: bucket %d goes to %q, want %s", c.sole, bucket, got, c.want)
+				}
+			}
+		}
+		held := c.sole
+		held.Holder = c.want
+		if NewView(members, held).Digest() != v.Digest() {
+			t.Errorf("%+v: the digest changes when %s has taken it", c.sole, c.want)
+		}
+	}
+	if NewView(members, Sole{Holder: "a"}).Digest() == NewView(members, Sole{Holder: "c"}).Digest() {
+		t.Error("two choices have one digest")
+	}
+}

@@ -69,8 +69,8 @@ func relaxMonitor() error {
 	}
 	defer tasks.Close()
 	threads, err := tasks.Readdirnames(2)
-	if err == nil && len(threads) == 2 {
-		err = os.WriteFile(fmt.Sprintf("/proc/%s/timerslack_ns", threads[1]), strconv.AppendInt(nil, int64(monitorSlack), 10), 0)
+	if err == nil {
+		err = os.WriteFile(fmt.Sprintf("/proc/%s/timerslack_ns", threads[len(threads)-1]), strconv.AppendInt(nil, int64(monitorSlack), 10), 0)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", doing, err)
