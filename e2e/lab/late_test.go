@@ -3,6 +3,8 @@ package lab
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -63,4 +65,33 @@ func TestADatagramCountsFromItsArrival(t *testing.T) {
 		}
 		return nil
 	}))
+}
+
+// Garbage is collected when there is much of it, and the threads that keep time are
+// real-time again afterwards.
+func TestGarbageIsCollectedBesideThreadsThatKeepTime(t *testing.T) {
+	must(t, tameRuntime())
+	var before, after runtime.MemStats
+	done, ready, all := make(chan struct{}), make(chan int), sync.WaitGroup{}
+	all.Go(func() {
+		defer keepTime()()
+		ready <- unix.Gettid()
+		<-done
+	})
+	thread := <-ready
+	litter := make([]byte, enoughGarbage)
+	runtime.ReadMemStats(&before)
+	collectOnce()
+	runtime.ReadMemStats(&after)
+	runtime.KeepAlive(litter)
+	attr, err := unix.SchedGetAttr(thread, 0)
+	close(done)
+	all.Wait()
+	must(t, err)
+	if after.NumGC == before.NumGC || attr.Policy != unix.SCHED_RR {
+		t.Errorf("%d collections; the thread's policy is %d", after.NumGC-before.NumGC, attr.Policy)
+	}
+	if len(timekeepers.threads) != 0 {
+		t.Errorf("%d threads still keep time", len(timekeepers.threads))
+	}
 }
