@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,7 +17,8 @@ import (
 const (
 	processNice  = -15
 	processProcs = 8
-	monitorSlack = 8 * time.Millisecond // small against any detection time that works
+	spareThreads = 16
+	monitorSlack = 20 * time.Millisecond // small against any detection time that works
 )
 
 // TuneProcess makes the whole process fit to keep time, at no great cost. The class of
@@ -33,15 +35,19 @@ const (
 //   - While a thread is in a system call, the runtime's monitor (sysmon in proc.go)
 //     looks after it every 20 us for up to 10 ms: with one that sleeps there 50 times a
 //     second, 3 to 4 % of a core. So the monitor gets a timer slack, by which the kernel
-//     may put off a sleeper until it is awake anyway. The other threads do not: they
-//     sleep for 3 us when they take over a goroutine from a thread that has gone into
-//     the kernel, and each step of a handoff waited for the slack.
+//     may put off a sleeper until it is awake anyway. What it does can wait: to take
+//     back the token of a thread that stays in the kernel, while there are others, and
+//     to interrupt a goroutine that runs on. The other threads get none: they sleep for
+//     3 us when they take over a goroutine from a thread that has gone into the kernel,
+//     and each step of a handoff would wait for the slack; and what they sleep for until
+//     a timer is due must not be late. A thread inherits its slack from the one that
+//     starts it, so there are spare threads before the monitor could start any.
 //
 // It belongs at the start of the program, before Send. Threads that come later inherit
-// the nice value (and those that the monitor starts, few, its slack), and so do child
-// processes. An error says what was refused; the rest is done.
+// the nice value, and so do child processes. An error says what was refused; the rest is done.
 func TuneProcess() error {
 	runtime.GOMAXPROCS(max(processProcs, runtime.GOMAXPROCS(0)))
+	startThreads(spareThreads)
 	nice := strconv.Itoa(processNice)
 	errs := []error{
 		eachThread("setting the nice value of this process to "+nice, func(thread int) error {
@@ -56,6 +62,21 @@ func TuneProcess() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// startThreads makes sure that the runtime has so many threads, which it never ends.
+func startThreads(n int) {
+	var running, all sync.WaitGroup
+	running.Add(n)
+	for range n {
+		all.Go(func() {
+			runtime.LockOSThread() // else one thread could run them all
+			defer runtime.UnlockOSThread()
+			running.Done()
+			running.Wait()
+		})
+	}
+	all.Wait()
 }
 
 // relaxMonitor gives the runtime's monitor its slack. The monitor is the second of all
