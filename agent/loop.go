@@ -55,8 +55,8 @@ type loop struct {
 	ways      ways
 	fatal     error
 	stop      bool
-	keepFlows bool                   // with stop: for the next life
-	exchange  atomic.Pointer[[]byte] // what LocalState answers
+	keepFlows bool                            // with stop: for the next life
+	exchange  atomic.Pointer[[]*node.Message] // what LocalState tells
 }
 
 // answer ends a wait at the control socket.
@@ -258,14 +258,15 @@ func (l *loop) wish(ctx context.Context, w node.Wish) (answer, error) {
 }
 
 func (l *loop) refreshExchange() {
-	b := encodeExchange(l.cfg.Name, l.cfg.Spec, l.core.Exchange())
-	l.exchange.Store(&b)
+	messages := l.core.Exchange()
+	l.exchange.Store(&messages)
 }
 
-// LocalState answers gossip with what this node says of itself.
+// LocalState answers gossip with what this node says of itself. It is seldom asked, and
+// what it tells is encoded only then.
 func (l *loop) LocalState(bool) []byte {
-	if b := l.exchange.Load(); b != nil {
-		return *b
+	if messages := l.exchange.Load(); messages != nil {
+		return encodeExchange(l.cfg.Name, l.cfg.Spec, *messages)
 	}
 	return nil
 }

@@ -55,7 +55,7 @@ func TestAnnouncementsThatAreNot(t *testing.T) {
 func TestExchangeIsUnderstood(t *testing.T) {
 	spec := exampleSpec()
 	messages := []*node.Message{
-		{From: node.Incarnation{Name: "b", Nonce: 5}, Wish: &node.Wish{Node: "a", Stamp: 9, Origin: "b", Want: node.WantDrain}},
+		{Format: node.FormatMax, From: node.Incarnation{Name: "b", Nonce: 5}, Wish: &node.Wish{Node: "a", Stamp: 9, Origin: "b", Want: node.WantDrain}},
 	}
 	x, got, err := decodeExchange(encodeExchange("b", spec, messages))
 	if err != nil || x.Name != "b" || x.Spec.Digest() != spec.Digest() {

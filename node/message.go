@@ -122,8 +122,9 @@ func (r Reason) String() string {
 
 // Encode writes the message for the transport.
 func (m *Message) Encode() []byte {
-	m.Format = FormatMax
-	b, err := json.Marshal(m)
+	out := *m
+	out.Format = FormatMax
+	b, err := json.Marshal(&out)
 	if err != nil {
 		panic(fmt.Sprintf("encoding a message of our own: %v", err))
 	}

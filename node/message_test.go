@@ -33,7 +33,7 @@ func everyMessage() []*Message {
 	}
 	var list []*Message
 	for _, m := range bodies {
-		m.From, m.To, m.Said = Incarnation{"b", 7}, 1, 5
+		m.Format, m.From, m.To, m.Said = FormatMax, Incarnation{"b", 7}, 1, 5
 		list = append(list, &m)
 	}
 	return list
