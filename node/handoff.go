@@ -16,7 +16,7 @@ type request struct {
 	closed hashring.Set // taken, and in the kernel: may be confirmed
 	// version of the holder's statement that shows the promise.
 	version uint64
-	sentAt  Time
+	sentAt  Time // 0: not yet
 }
 
 // grant is this node, as holder, giving slots to an heir.
@@ -30,12 +30,12 @@ type grant struct {
 	sentAt  Time
 }
 
-// ask requests slots of a holder, in one message.
+// ask requests slots of a holder, in one message. It goes out after the statement with
+// the view that it comes of: by an older one the holder may judge otherwise.
 func (c *Core) ask(p *peer, slots hashring.Set) {
 	r := &request{id: c.nextID(), to: p.Incarnation, slots: slots, taken: c.cfg.newSet(), closed: c.cfg.newSet()}
 	c.requests[r.id] = r
 	c.requested.AddAll(slots)
-	c.sendRequest(r)
 }
 
 func (c *Core) sendRequest(r *request) {

@@ -33,6 +33,7 @@ func (c *Core) publish() {
 // statement is what this node has to say of itself now.
 func (c *Core) statement() *Statement {
 	linger := c.lingering.Clone()
+	linger.RemoveAll(c.kernel) // a commit comes first
 	linger.AddAll(c.kernelLinger)
 	s := &Statement{
 		Incarnation: c.cfg.Incarnation,
@@ -77,7 +78,7 @@ func (c *Core) askStatement(p *peer) {
 	c.send(p, &Message{Ack: &Ack{Nonce: p.Nonce, Lost: true}})
 }
 
-// retransmit sends again what was not answered in time.
+// retransmit sends again what was not answered in time, and the requests that are new.
 func (c *Core) retransmit() {
 	for p := range c.alivePeers() {
 		again := false
@@ -100,7 +101,7 @@ func (c *Core) retransmit() {
 		}
 	}
 	for _, r := range c.sortedRequests() {
-		if !r.slots.Empty() && c.now >= r.sentAt+c.cfg.Timing.Retry {
+		if !r.slots.Empty() && (r.sentAt == 0 || c.now >= r.sentAt+c.cfg.Timing.Retry) {
 			c.sendRequest(r)
 		}
 	}
