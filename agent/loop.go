@@ -27,7 +27,7 @@ type loop struct {
 	nonce   uint64
 	origin  time.Time
 	queue   *queue
-	send    func(to string, payload []byte)
+	send    func(to string, payloads ...[]byte)
 	known   func() []gossip.Peer
 	rejoin  func()               // has gossip try again to reach whom it has lost
 	attach  func()               // brings the VIP up, in a goroutine of its own
@@ -50,6 +50,7 @@ type loop struct {
 	deaf     string           // why this node hears nobody, by its own fault; "": it does not
 	wire     node.WireChanged // as the core was told last
 
+	outbox    map[string][][]byte // what is to be sent when the work at hand is done
 	news      news
 	strays    strays
 	ways      ways
@@ -82,6 +83,7 @@ func (l *loop) run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	l.step(node.Started{Drained: l.memory.Drained, Forced: l.memory.Forced, Obeyed: l.memory.Obeyed})
+	l.flush()
 	for {
 		timer.Reset(min(l.core.Deadline(), l.said+l.progress()) - l.now())
 		select {
@@ -98,6 +100,7 @@ func (l *loop) run(ctx context.Context) error {
 				l.say()
 			}
 		}
+		l.flush()
 		switch {
 		case l.fatal != nil:
 			return l.fatal
@@ -194,26 +197,44 @@ func (l *loop) step(ev node.Event) {
 	l.say()
 }
 
-// transmit sends a message. The word that a wish is obeyed goes out when a
+// transmit has a message sent. The word that a wish is obeyed goes out when a
 // restart would not forget it: whoever reads "drained" may cut the power.
 func (l *loop) transmit(e node.Send) {
 	payload := e.Message.Encode()
 	letter := e.Unlisted || e.Message.Flows == nil && l.ways.sent(e.To, l.now(), answered(e.Message))
-	send := func() {
+	if e.Message.Verdict == nil {
+		if !e.Unlisted {
+			l.outbox[e.To] = append(l.outbox[e.To], payload)
+		}
+		if letter {
+			l.tell(e.To, payload)
+		}
+		return
+	}
+	l.saver.whenSaved(func(error) {
 		if !e.Unlisted {
 			l.send(e.To, payload)
 		}
 		if letter {
-			if err := l.beacons.tell(e.To, payload); err != nil {
-				l.log.Debug("a letter was not sent", "error", err)
-			}
+			l.tell(e.To, payload)
 		}
+	})
+}
+
+// tell sends a message past gossip.
+func (l *loop) tell(to string, payload []byte) {
+	if err := l.beacons.tell(to, payload); err != nil {
+		l.log.Debug("a letter was not sent", "error", err)
 	}
-	if e.Message.Verdict == nil {
-		send()
-		return
+}
+
+// flush sends what all steps since the last time had for each peer in as few datagrams
+// as it fits in: a handoff is mostly messages.
+func (l *loop) flush() {
+	for to, payloads := range l.outbox {
+		l.send(to, payloads...)
 	}
-	l.saver.whenSaved(func(error) { send() })
+	clear(l.outbox)
 }
 
 // answer tells the operator, when a restart would not forget it.

@@ -141,7 +141,7 @@ func newRig(t *testing.T, name string, change ...func(*Config)) *rig {
 	must(t, err)
 	l.beacons.line = r.line
 	l.saver.again = 20 * time.Millisecond
-	l.send = func(string, []byte) {}
+	l.send = func(string, ...[]byte) {}
 	l.known = func() []gossip.Peer { return nil }
 	l.rejoin = func() { r.rejoins.Add(1) }
 	l.find = func(hashring.Set) {}
@@ -252,7 +252,11 @@ func newCluster(t *testing.T, names ...string) (*segment, []*rig) {
 
 // add makes the rig a member; it need not run yet.
 func (s *segment) add(r *rig) {
-	r.loop.send = func(to string, payload []byte) { s.send(r.cfg.Name, to, payload) }
+	r.loop.send = func(to string, payloads ...[]byte) {
+		for _, p := range payloads {
+			s.send(r.cfg.Name, to, p)
+		}
+	}
 	r.line.set(func(l *fakeLine) {
 		l.carry = func(payload []byte, medium link.Medium) { s.beacon(r, payload, medium) }
 	})

@@ -29,17 +29,19 @@ var (
 func (d delegate) NodeMeta(int) []byte { return *d.g.meta.Load() }
 
 func (d delegate) NotifyMsg(b []byte) {
-	kind, rest, err := parseFrame(b)
+	kind, parts, err := parseFrame(b)
 	if err != nil {
 		d.g.counts.malformed.Add(1)
 		d.g.log.limited(slog.LevelWarn, "a gossip message was not understood: do all nodes run the same version?", "error", err)
 		return
 	}
-	switch kind {
-	case framePayload:
-		d.g.table.event(Message{Payload: bytes.Clone(rest)})
-	case frameGoodbye:
-		d.g.table.goodbye(string(rest))
+	for _, part := range parts {
+		switch kind {
+		case framePayloads:
+			d.g.table.event(Message{Payload: bytes.Clone(part)})
+		case frameGoodbye:
+			d.g.table.goodbye(string(part))
+		}
 	}
 }
 

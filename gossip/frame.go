@@ -2,25 +2,30 @@ package gossip
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 )
 
 // A message between two nodes is one byte of kind and the rest:
 //
-//	0 payload   the bytes of Send
 //	1 goodbye   length of the name (uvarint), name
+//	2 payloads  each of some Sends: length (uvarint), bytes
 //
 // memberlist knows who left and who died, but does not tell its user (it never
 // sets Node.State), so the leaving node says it itself.
 type frameKind uint8
 
 const (
-	framePayload frameKind = iota
-	frameGoodbye
+	frameGoodbye  frameKind = 1
+	framePayloads frameKind = 2
 )
 
-func payloadFrame(payload []byte) []byte {
-	return append([]byte{byte(framePayload)}, payload...)
+func payloadsFrame(payloads ...[]byte) []byte {
+	b := []byte{byte(framePayloads)}
+	for _, p := range payloads {
+		b = append(binary.AppendUvarint(b, uint64(len(p))), p...)
+	}
+	return b
 }
 
 func goodbyeFrame(name string) []byte {
@@ -28,24 +33,23 @@ func goodbyeFrame(name string) []byte {
 	return append(b, name...)
 }
 
-// parseFrame splits a message into its kind and, for a payload, the payload, for
-// a goodbye, the name of who leaves. The result shares b's memory. What follows a
-// goodbye's name is ignored: a later version may say more.
-func parseFrame(b []byte) (frameKind, []byte, error) {
+// parseFrame splits a message into its kind and its parts: the payloads, or the name
+// of who leaves. They share b's memory. What follows a goodbye's name is ignored: a
+// later version may say more.
+func parseFrame(b []byte) (kind frameKind, parts [][]byte, err error) {
 	if len(b) == 0 {
-		return 0, nil, fmt.Errorf("empty message")
+		return 0, nil, errors.New("empty message")
 	}
 	kind, rest := frameKind(b[0]), b[1:]
-	switch kind {
-	case framePayload:
-		return kind, rest, nil
-	case frameGoodbye:
-		n, size := binary.Uvarint(rest)
-		if size <= 0 || n > uint64(len(rest)-size) {
-			return 0, nil, fmt.Errorf("goodbye of %d bytes is cut short", len(b))
-		}
-		return kind, rest[size : size+int(n)], nil
-	default:
+	if kind != frameGoodbye && kind != framePayloads {
 		return 0, nil, fmt.Errorf("message of unknown kind %d", kind)
 	}
+	for len(parts) == 0 || kind == framePayloads && len(rest) > 0 {
+		n, size := binary.Uvarint(rest)
+		if size <= 0 || n > uint64(len(rest)-size) {
+			return 0, nil, fmt.Errorf("message of kind %d and %d bytes is cut short", kind, len(b))
+		}
+		parts, rest = append(parts, rest[size:size+int(n)]), rest[size+int(n):]
+	}
+	return kind, parts, nil
 }

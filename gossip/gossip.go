@@ -148,7 +148,7 @@ func New(cfg Config, handler Handler) (*Gossip, error) {
 		ctx: ctx, cancel: cancel, again: make(chan struct{}, 1),
 		table: newTable(cfg.Name, cfg.KnownPeers, handler.Event),
 	}
-	g.out = newSenders(g.deliver)
+	g.out = newSenders(g.room(), g.deliver)
 	meta := slices.Clone(cfg.Meta)
 	g.meta.Store(&meta)
 

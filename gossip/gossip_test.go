@@ -77,7 +77,7 @@ func TestJoinExchangesStates(t *testing.T) {
 func TestPayloadsArriveWhole(t *testing.T) {
 	c := newCluster(t)
 	nodes := c.startAll(2)
-	largest := packetSize - packetOverhead - len("test")
+	largest := nodes[0].room() - lengthLen
 	for _, size := range []int{0, 1, 100, largest, largest + 1, 100_000, 3_000_000} {
 		payload := bytes.Repeat([]byte{byte(size)}, size)
 		// A datagram may be lost, so it is sent again, as the core does.
@@ -89,6 +89,33 @@ func TestPayloadsArriveWhole(t *testing.T) {
 	}
 	if s := nodes[0].Stats(); s.Failed+s.Unknown+s.Oversize+s.Malformed != 0 {
 		t.Errorf("stats after good payloads: %+v", s)
+	}
+}
+
+// What was sent at once arrives in its order, though memberlist turns around the order
+// of datagrams that wait to be read.
+func TestPayloadsOfOneSendArriveInOrder(t *testing.T) {
+	c := newCluster(t)
+	nodes := c.startAll(2)
+	var last byte
+	eventually(t, "three payloads arrive one after the other", func() bool {
+		last++
+		for range 50 { // so that some wait
+			nodes[0].Send("n2", []byte{last, 0}, []byte{last, 1}, []byte{last, 2})
+		}
+		time.Sleep(20 * time.Millisecond)
+		return has(nodes[1].recorder, func(m Message) bool { return bytes.Equal(m.Payload, []byte{last, 2}) })()
+	})
+	next := byte(0)
+	for _, e := range nodes[1].recorder.all() {
+		m, ok := e.(Message)
+		if !ok {
+			continue
+		}
+		if m.Payload[1] != next {
+			t.Fatalf("payload %d came where %d was due", m.Payload[1], next)
+		}
+		next = (next + 1) % 3
 	}
 }
 
@@ -112,7 +139,7 @@ func TestALargestDatagramFitsThePacketSize(t *testing.T) {
 	}
 	defer sink.Close()
 	n.table.joined(Member{Name: "sink", Addr: c.at(2)})
-	n.Send("sink", make([]byte, packetSize-packetOverhead-len("test")))
+	n.Send("sink", make([]byte, n.room()-lengthLen))
 	if err := sink.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}

@@ -15,16 +15,21 @@ type postbox struct {
 	got  map[string][]string
 }
 
-func (p *postbox) deliver(to string, l letter) {
+func (p *postbox) deliver(to string, letters []letter) {
 	if wait := p.held[to]; wait != nil {
 		<-wait
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.got[to] = append(p.got[to], string(l.frame))
-	if l.done != nil {
-		close(l.done)
+	together := ""
+	for _, l := range letters {
+		together += string(l.payload)
+		if l.done != nil {
+			together += "bye"
+			close(l.done)
+		}
 	}
+	p.got[to] = append(p.got[to], together)
 }
 
 func (p *postbox) of(to string) []string {
@@ -37,8 +42,8 @@ func TestSendersKeepOrderAndDropTheOldest(t *testing.T) {
 	checkLeaks(t)
 	hold := make(chan struct{})
 	box := &postbox{held: map[string]chan struct{}{"slow": hold}, got: make(map[string][]string)}
-	s := newSenders(box.deliver)
-	send := func(to string, i int) bool { return s.put(to, letter{frame: []byte(fmt.Sprint(i))}) }
+	s := newSenders(0, box.deliver)
+	send := func(to string, i int) bool { return s.put(to, letter{payload: []byte(fmt.Sprint(i))}) > 0 }
 
 	send("slow", 0)
 	eventually(t, "the first is under way", func() bool {
@@ -61,7 +66,7 @@ func TestSendersKeepOrderAndDropTheOldest(t *testing.T) {
 		t.Error("the held peer got something")
 	}
 	done := make(chan struct{})
-	s.put("slow", letter{frame: []byte("bye"), done: done})
+	s.put("slow", letter{done: done})
 	close(hold)
 	<-done
 	want := []string{"0"}
@@ -78,4 +83,26 @@ func TestSendersKeepOrderAndDropTheOldest(t *testing.T) {
 	late := make(chan struct{})
 	s.put("fast", letter{done: late})
 	<-late // a goodbye after close does not wait for ever
+}
+
+func TestLettersThatFitShareADatagram(t *testing.T) {
+	of := func(n int) letter { return letter{payload: make([]byte, n)} }
+	goodbye := letter{done: make(chan struct{})}
+	for _, test := range []struct {
+		queue []letter
+		want  int
+	}{
+		{[]letter{of(5)}, 1},
+		{[]letter{of(1), of(2), of(3)}, 3},   // 2 + 1, 2 + 2, 2 + 3 bytes
+		{[]letter{of(1), of(2), of(4)}, 2},   // one byte too many
+		{[]letter{of(100), of(1)}, 1},        // fits in none
+		{[]letter{of(1), of(100), of(1)}, 1}, // and waits for its turn
+		{[]letter{of(1), goodbye}, 1},        // has a connection of its own
+		{[]letter{goodbye, of(1)}, 1},
+		{[]letter{of(0), of(0), of(0), of(0), of(0), of(0), of(0)}, 6},
+	} {
+		if got := together(test.queue, 12); got != test.want {
+			t.Errorf("of %d letters %d go together, want %d", len(test.queue), got, test.want)
+		}
+	}
 }
