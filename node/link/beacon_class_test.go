@@ -55,6 +55,26 @@ func TestTheSendingThreadAloneIsRealTime(t *testing.T) {
 	}
 }
 
+// A class that is refused at first is asked for again.
+func TestTheClassIsAskedForAgain(t *testing.T) {
+	b := lone(t, time.Millisecond, nil)
+	asked := 0
+	b.sender.favour = func() (Class, error) {
+		if asked++; asked < 3 {
+			return ClassFavoured, unix.EBUSY
+		}
+		return favour()
+	}
+	stop := background(t, func(ctx context.Context) error { return b.Send(ctx, says("x", true)) })
+	eventually(t, "the class is had", func() bool { return b.Status().Class == ClassRealTime })
+	sent := b.Status().Wire.Sent
+	eventually(t, "many more beacons leave", func() bool { return b.Status().Wire.Sent > sent+favourAgain })
+	stop()
+	if asked != 3 || b.Status().Class != ClassNone {
+		t.Errorf("asked %d times, want 3; class %s at the end", asked, b.Status().Class)
+	}
+}
+
 // The class is given back, since not every thread ends: Go parks its main thread when the
 // goroutine that was locked to it has ended.
 func TestTheClassIsGivenBack(t *testing.T) {

@@ -104,10 +104,19 @@ func (s *sender) run(build Build) error {
 	s.standing.Store(newStanding(s.favour()))
 	defer s.standing.Store(&standing{})
 	s.pace = newPace(s.interval, s.bell.monotonic())
-	for s.turn(build) {
+	for turns := 1; s.turn(build); turns++ {
+		// What is refused while others have all of it, perhaps the thread of this
+		// node's last life, may be granted later.
+		if turns%favourAgain == 0 && s.standing.Load().class != ClassRealTime {
+			s.standing.Store(newStanding(s.favour()))
+		}
 	}
 	return relax()
 }
+
+// favourAgain is after how many turns the thread asks for a better class again: some
+// seconds at the default interval.
+const favourAgain = 512
 
 // turn sends a beacon if one is due, or else sleeps till one may be; it returns false
 // if the thread has to end.
