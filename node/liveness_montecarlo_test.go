@@ -150,6 +150,7 @@ func (row *liveRow) check(t *testing.T, sum *liveSum) {
 // TestLossesPauseRarelyAndNeverDouble is pitfall 12 and those around it, at the
 // default timing: 30 seconds a run. -v prints the figures.
 func TestLossesPauseRarelyAndNeverDouble(t *testing.T) {
+	t.Parallel()
 	detect := NewDetect(20*mil, 10)
 	var table strings.Builder
 	line := "%-27s %5v %5v %5v %7v %9v %6v %8v %8v %8v %8v\n"
@@ -179,6 +180,7 @@ func TestLossesPauseRarelyAndNeverDouble(t *testing.T) {
 // lease only if its holder had no sign of life of the judge when it prolonged it.
 // When the trouble ends all serve again.
 func TestVerdictsMeetNoLeaseInChaos(t *testing.T) {
+	t.Parallel()
 	runs := 30
 	if *liveRuns > 0 {
 		runs = *liveRuns

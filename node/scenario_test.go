@@ -226,6 +226,7 @@ func TestNobodysBucket(t *testing.T) {
 // TestRefusedForEver is pitfall 19: weights that change every 2 s on 8 nodes. A
 // node that is resumed among all that must get its share, and none may suffer.
 func TestRefusedForEver(t *testing.T) {
+	t.Parallel()
 	scenario(t, 8, func(t *testing.T, w *world) {
 		w.wish(w.nodes[1], Wish{Node: "n0", Want: WantDrain})
 		w.run(2 * time.Second)
