@@ -198,34 +198,31 @@ func (l *loop) step(ev node.Event) {
 }
 
 // transmit has a message sent. The word that a wish is obeyed goes out when a
-// restart would not forget it: whoever reads "drained" may cut the power.
+// restart would not forget it: whoever reads "drained" may cut the power. That moment
+// comes in another goroutine, which has no part in the outbox.
 func (l *loop) transmit(e node.Send) {
 	payload := e.Message.Encode()
 	letter := e.Unlisted || e.Message.Flows == nil && l.ways.sent(e.To, l.now(), answered(e.Message))
-	if e.Message.Verdict == nil {
+	by := func(send func(to string, payloads ...[]byte)) {
 		if !e.Unlisted {
-			l.outbox[e.To] = append(l.outbox[e.To], payload)
+			send(e.To, payload)
 		}
 		if letter {
-			l.tell(e.To, payload)
+			if err := l.beacons.tell(e.To, payload); err != nil {
+				l.log.Debug("a letter was not sent", "error", err)
+			}
 		}
+	}
+	if e.Message.Verdict == nil {
+		by(l.hold)
 		return
 	}
-	l.saver.whenSaved(func(error) {
-		if !e.Unlisted {
-			l.send(e.To, payload)
-		}
-		if letter {
-			l.tell(e.To, payload)
-		}
-	})
+	l.saver.whenSaved(func(error) { by(l.send) })
 }
 
-// tell sends a message past gossip.
-func (l *loop) tell(to string, payload []byte) {
-	if err := l.beacons.tell(to, payload); err != nil {
-		l.log.Debug("a letter was not sent", "error", err)
-	}
+// hold keeps payloads for the next flush.
+func (l *loop) hold(to string, payloads ...[]byte) {
+	l.outbox[to] = append(l.outbox[to], payloads...)
 }
 
 // flush sends what all steps since the last time had for each peer in as few datagrams

@@ -29,6 +29,18 @@ func TestLeaveHandsOver(t *testing.T) {
 	}
 }
 
+// What one turn of the loop has for a member goes together, so that it stays in order: a
+// request after the statement with the view that it comes of.
+func TestMessagesOfATurnGoTogether(t *testing.T) {
+	t.Parallel()
+	s, _ := newCluster(t, "a", "b")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.together < 2 {
+		t.Errorf("two nodes have come to share everything, and never sent more than %d message at once", s.together)
+	}
+}
+
 // A node that is told to leave before it serves ends at once: there is nothing to
 // hand over.
 func TestLeaveWhileJoining(t *testing.T) {

@@ -231,6 +231,8 @@ type segment struct {
 	mu   sync.Mutex
 	rigs map[string]*rig
 	lose func(from string, m *node.Message) bool // not nil: which messages are lost
+
+	together int // the most messages that were sent to one member at once
 }
 
 // cluster makes running agents that are members of one cluster and serve.
@@ -253,6 +255,9 @@ func newCluster(t *testing.T, names ...string) (*segment, []*rig) {
 // add makes the rig a member; it need not run yet.
 func (s *segment) add(r *rig) {
 	r.loop.send = func(to string, payloads ...[]byte) {
+		s.mu.Lock()
+		s.together = max(s.together, len(payloads))
+		s.mu.Unlock()
 		for _, p := range payloads {
 			s.send(r.cfg.Name, to, p)
 		}

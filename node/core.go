@@ -199,7 +199,7 @@ func (c *Core) advance() {
 	c.findFlows()
 	c.listFlows()
 	c.offerGrants()
-	c.retransmit()
+	c.transmitDue()
 }
 
 // Deadline is the time by which Step wants to be called again. It is always

@@ -33,7 +33,7 @@ func (c *Core) publish() {
 // statement is what this node has to say of itself now.
 func (c *Core) statement() *Statement {
 	linger := c.lingering.Clone()
-	linger.RemoveAll(c.kernel) // a commit comes first
+	linger.RemoveAll(c.kernel) // claimed until a commit has released it, so nobody can have it before
 	linger.AddAll(c.kernelLinger)
 	s := &Statement{
 		Incarnation: c.cfg.Incarnation,
@@ -78,8 +78,8 @@ func (c *Core) askStatement(p *peer) {
 	c.send(p, &Message{Ack: &Ack{Nonce: p.Nonce, Lost: true}})
 }
 
-// retransmit sends again what was not answered in time, and the requests that are new.
-func (c *Core) retransmit() {
+// transmitDue sends the requests that are new, and again what was not answered in time.
+func (c *Core) transmitDue() {
 	for p := range c.alivePeers() {
 		again := false
 		due := c.now - p.patience(c.cfg.Timing.Retry)

@@ -289,14 +289,16 @@ func (n *Node) hearGossip(from netip.Addr) (socket int, err error) {
 }
 
 // drained takes what waits on a socket, and says whether there was anything.
-func drained(socket int) (any bool, err error) {
-	for buf := make([]byte, 1); ; any = true {
+func drained(socket int) (something bool, err error) {
+	for buf := make([]byte, 1); ; {
 		switch _, _, err := unix.Recvfrom(socket, buf, 0); err {
-		case nil, unix.EINTR:
+		case nil:
+			something = true
+		case unix.EINTR:
 		case unix.EAGAIN:
-			return any, nil
+			return something, nil
 		default:
-			return any, fmt.Errorf("listening to gossip: %w", err)
+			return something, fmt.Errorf("listening to gossip: %w", err)
 		}
 	}
 }
