@@ -181,7 +181,7 @@ func (p *passage) look(now func() time.Duration) (over bool, err error) {
 // watch looks at the passages until all are over, on one thread: each that is woken so
 // often takes a good part of a core from the agents.
 func (m *HandoffMeter) watch(ctx context.Context, passages []*passage) error {
-	defer keepTime()()
+	keepTime()
 	for open := slices.Clone(passages); ; nap(handoffLook) {
 		var err error
 		open = slices.DeleteFunc(open, func(p *passage) bool {

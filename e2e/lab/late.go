@@ -1,13 +1,8 @@
 package lab
 
 import (
-	"errors"
-	"fmt"
-	"os"
 	"runtime"
 	"runtime/debug"
-	"runtime/metrics"
-	"strconv"
 	"sync"
 	"time"
 
@@ -51,118 +46,42 @@ func (l *lateness) longest(w Window) time.Duration {
 }
 
 const (
-	// timePriority is of threads that keep time.
-	timePriority = 1
+	// timeNice and timeSlice, in nanoseconds, are the best that a thread may have among
+	// ordinary ones: a greater share than all others, and a wake-up soon rather than a
+	// long run after it (Linux 6.12; ignored before).
+	timeNice  = -20
+	timeSlice = 100_000
 	// enoughProcs is how many threads may run Go code at once, at least. One that comes
 	// back from the kernel waits for its turn among them, for up to 10 ms if all are
 	// taken; whose turn it is on a processor is better left to the kernel.
 	enoughProcs = 16
-	// enoughGarbage is what lies about, in bytes, before it is collected.
-	enoughGarbage = 256 << 20
+	// gcPercent is how much garbage there may be before it is collected, in percent of
+	// what is no garbage. The runtime stops all threads twice in a collection.
+	gcPercent = 400
 )
 
-// timekeepers are the threads that keep time.
-var timekeepers = struct {
-	mu        sync.Mutex
-	threads   map[int]bool
-	collected uint64 // what had been allocated when garbage was collected
-}{threads: map[int]bool{}}
-
 // keepTime ties the calling goroutine to its thread, which ends with it, and has the
-// kernel run that before all that is not real-time, if it may: what measures takes
-// little time, but must have it at once. Where a real-time class is refused it is
-// late at times, and the figures say so. It returns what is to be called at the end.
-func keepTime() (over func()) {
-	runtime.LockOSThread()
+// kernel run that before others, if it may: what measures takes little time, but must
+// have it at once. Where that is refused it is late at times, and the figures say so.
+//
+// Before others, but not in a real-time class: in Go's runtime, and in that of its race
+// detector, a thread loops until another one is done that it may have pushed from its
+// processor (casgstatus in proc.go, SpinMutex in sanitizer_mutex.h). In SCHED_RR that
+// stopped the nodes of a lab for seconds, which passed for outages. SCHED_DEADLINE has
+// a limit, but what a lab took of it the agents could not have.
+func keepTime() {
+	runtime.LockOSThread() // for good: the thread ends with the goroutine
 	unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
-	thread := unix.Gettid()
-	timekeepers.mu.Lock()
-	defer timekeepers.mu.Unlock()
-	realTime(thread, timePriority)
-	timekeepers.threads[thread] = true
-	return func() {
-		timekeepers.mu.Lock()
-		defer timekeepers.mu.Unlock()
-		delete(timekeepers.threads, thread)
-	}
-}
-
-func realTime(thread, priority int) error {
-	return unix.SchedSetAttr(thread, &unix.SchedAttr{
-		Policy: unix.SCHED_RR, Priority: uint32(priority), Flags: unix.SCHED_FLAG_RESET_ON_FORK,
+	unix.SchedSetAttr(0, &unix.SchedAttr{
+		Policy: unix.SCHED_NORMAL, Nice: timeNice, Runtime: timeSlice, Flags: unix.SCHED_FLAG_RESET_ON_FORK,
 	}, 0)
 }
 
-// notRealTime leaves a thread the best of the normal classes.
-func notRealTime(thread int) error {
-	return unix.SchedSetAttr(thread, &unix.SchedAttr{
-		Policy: unix.SCHED_NORMAL, Nice: -20, Flags: unix.SCHED_FLAG_RESET_ON_FORK,
-	}, 0)
-}
-
-// tameRuntime is for the whole process, once. A thread that keeps time must not come
-// back from the kernel while the runtime looks at its goroutine: it loops until that is
-// over (casgstatus in proc.go), and if it has pushed the one that looks from the
-// processor, both wait for each other until the kernel throttles real-time threads, for
-// 950 ms, which passed for outages. So the runtime's monitor, which looks often, goes
-// before them; and while garbage is collected, see there, they are not real-time.
-var tameRuntime = sync.OnceValue(func() error {
+// tameRuntime keeps Go's runtime out of the way of threads that keep time.
+var tameRuntime = sync.OnceFunc(func() {
 	runtime.GOMAXPROCS(max(enoughProcs, runtime.GOMAXPROCS(0)))
-	debug.SetGCPercent(-1)
-	// The kernel lists threads in the order of their creation (next_tid in
-	// fs/proc/base.c), and the monitor is the second of all (main in proc.go).
-	tasks, err := os.Open("/proc/self/task")
-	if err != nil {
-		return fmt.Errorf("looking for the runtime's monitor: %w", err)
-	}
-	defer tasks.Close()
-	threads, err := tasks.Readdirnames(2)
-	monitor := 0
-	if err == nil {
-		monitor, err = strconv.Atoi(threads[len(threads)-1])
-	}
-	if err != nil {
-		return fmt.Errorf("looking for the runtime's monitor: %w", err)
-	}
-	if err := realTime(monitor, timePriority+1); err != nil && !errors.Is(err, unix.EPERM) { // then nobody is real-time
-		return fmt.Errorf("favouring the runtime's monitor: %w", err)
-	}
-	return nil
+	debug.SetGCPercent(gcPercent)
 })
-
-// collectGarbage does so when there is much of it, in the place of the runtime, until
-// it is told to stop.
-func collectGarbage(stop <-chan struct{}) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-stop:
-			return
-		case <-tick.C:
-			collectOnce()
-		}
-	}
-}
-
-func collectOnce() {
-	t := &timekeepers
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	allocated := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
-	metrics.Read(allocated)
-	if allocated[0].Value.Uint64() < t.collected+enoughGarbage {
-		return
-	}
-	t.collected = allocated[0].Value.Uint64()
-	for thread := range t.threads {
-		notRealTime(thread)
-	}
-	runtime.GC()
-	for thread := range t.threads {
-		realTime(thread, timePriority)
-	}
-}
 
 // nap sleeps in the kernel: a timer of Go's runtime would fire on another thread.
 func nap(d time.Duration) {

@@ -3,8 +3,6 @@ package lab
 import (
 	"fmt"
 	"net/netip"
-	"runtime"
-	"sync"
 	"testing"
 	"time"
 
@@ -67,31 +65,18 @@ func TestADatagramCountsFromItsArrival(t *testing.T) {
 	}))
 }
 
-// Garbage is collected when there is much of it, and the threads that keep time are
-// real-time again afterwards.
-func TestGarbageIsCollectedBesideThreadsThatKeepTime(t *testing.T) {
-	must(t, tameRuntime())
-	var before, after runtime.MemStats
-	done, ready, all := make(chan struct{}), make(chan int), sync.WaitGroup{}
-	all.Go(func() {
-		defer keepTime()()
-		ready <- unix.Gettid()
-		<-done
-	})
-	thread := <-ready
-	litter := make([]byte, enoughGarbage)
-	runtime.ReadMemStats(&before)
-	collectOnce()
-	runtime.ReadMemStats(&after)
-	runtime.KeepAlive(litter)
-	attr, err := unix.SchedGetAttr(thread, 0)
-	close(done)
-	all.Wait()
-	must(t, err)
-	if after.NumGC == before.NumGC || attr.Policy != unix.SCHED_RR {
-		t.Errorf("%d collections; the thread's policy is %d", after.NumGC-before.NumGC, attr.Policy)
-	}
-	if len(timekeepers.threads) != 0 {
-		t.Errorf("%d threads still keep time", len(timekeepers.threads))
+// What keeps time goes before others, and is never real-time: see keepTime.
+func TestThreadsThatKeepTimeAreFavoured(t *testing.T) {
+	kept := make(chan *unix.SchedAttr)
+	go func() {
+		keepTime()
+		attr, err := unix.SchedGetAttr(0, 0)
+		if err != nil {
+			t.Error(err)
+		}
+		kept <- attr
+	}()
+	if attr := <-kept; attr == nil || attr.Policy != unix.SCHED_NORMAL || attr.Nice != timeNice {
+		t.Errorf("a thread that keeps time is scheduled by %+v", attr)
 	}
 }

@@ -139,7 +139,7 @@ func (s *services) talkTo(c net.Conn) {
 // serveEcho answers until the socket is shut down. It notes how late it was: that
 // much of a client's silence is the lab's own.
 func (s *services) serveEcho() {
-	defer keepTime()()
+	keepTime()
 	const atOnce, room = 64, 2048
 	in, out := newDatagrams(atOnce, pktinfoSpace+stampSpace), newDatagrams(atOnce, pktinfoSpace)
 	contents, prefix := make([][]byte, atOnce), []byte(s.name+" ")

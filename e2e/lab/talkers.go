@@ -101,7 +101,7 @@ func (t *Talkers) Stop() {
 // run gives each source its turn once per interval, spread over it. A turn missed
 // because this process did not run is left out, not made up for.
 func (t *Talkers) run() {
-	defer keepTime()()
+	keepTime()
 	defer unix.Close(t.fd)
 	start := t.lab.Now()
 	step := t.cfg.Interval / time.Duration(len(t.sources))

@@ -99,17 +99,8 @@ func New(ctx context.Context, cfg Config) (*Lab, error) {
 	if err := Sweep(); err != nil {
 		return nil, err
 	}
-	if err := tameRuntime(); err != nil {
-		return nil, err
-	}
+	tameRuntime()
 	l := &Lab{Prefix: UniquePrefix(), base: time.Now()}
-	var collecting sync.WaitGroup
-	stop := make(chan struct{})
-	collecting.Go(func() { collectGarbage(stop) })
-	l.onClose(func() {
-		close(stop)
-		collecting.Wait()
-	})
 	whole := false
 	defer func() { // also when something below panics
 		if !whole {
