@@ -45,6 +45,10 @@ func peerAlive(m gossip.Member) (node.PeerAlive, error) {
 		return node.PeerAlive{}, fmt.Errorf("%s speaks formats %d to %d, this program %d to %d: run versions that are nearer to each other",
 			m.Name, said.FormatMin, said.FormatMax, node.FormatMin, node.FormatMax)
 	}
+	addr := m.Addr.Addr().Unmap()
+	if !addr.Is4() {
+		return node.PeerAlive{}, fmt.Errorf("%s is at %s, and only IPv4 is spoken here: give it an IPv4 address in node.address", m.Name, addr)
+	}
 	if said.Nonce == 0 {
 		return node.PeerAlive{}, badMeta(m.Name, errors.New("it has no boot nonce"))
 	}
@@ -53,7 +57,7 @@ func peerAlive(m gossip.Member) (node.PeerAlive, error) {
 		return node.PeerAlive{}, badMeta(m.Name, err)
 	}
 	return node.PeerAlive{
-		Incarnation: node.Incarnation{Name: m.Name, Nonce: said.Nonce}, Address: m.Addr.Addr().String(),
+		Incarnation: node.Incarnation{Name: m.Name, Nonce: said.Nonce}, Address: addr.String(),
 		SpecRevision: said.SpecRevision, SpecDigest: digest,
 	}, nil
 }

@@ -52,6 +52,24 @@ func TestAnnouncementsThatAreNot(t *testing.T) {
 	}
 }
 
+// An address of another family would reach those who send beacons.
+func TestMembersAreAtIPv4Addresses(t *testing.T) {
+	c := Config{Spec: exampleSpec(), BeaconPort: 7947}
+	for at, want := range map[string]string{
+		"[2001:db8::2]:7946":      "b is at 2001:db8::2, and only IPv4 is spoken here: give it an IPv4 address in node.address",
+		"[::ffff:192.0.2.2]:7946": "",
+	} {
+		m := exampleMember(t, c.meta(1).encode())
+		m.Addr = netip.MustParseAddrPort(at)
+		switch got, err := peerAlive(m); {
+		case want == "" && (err != nil || got.Address != "192.0.2.2"):
+			t.Errorf("%s: %+v, %v", at, got, err)
+		case want != "" && (err == nil || err.Error() != want):
+			t.Errorf("%s: %v, want %s", at, err, want)
+		}
+	}
+}
+
 func TestExchangeIsUnderstood(t *testing.T) {
 	spec := exampleSpec()
 	messages := []*node.Message{
