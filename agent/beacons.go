@@ -98,6 +98,7 @@ func newBeacons(cfg Config, l *loop, k *kernel) (*beacons, error) {
 		peers: map[node.Incarnation]netip.AddrPort{},
 	}
 	k.lease = b
+	k.setPeers(b.sources()) // its own beacons, if they come back, are no sign that others speak
 	return b, nil
 }
 
