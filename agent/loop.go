@@ -54,6 +54,7 @@ type loop struct {
 	news      news
 	strays    strays
 	ways      ways
+	served    bool // in this life
 	fatal     error
 	stop      bool
 	keepFlows bool                            // with stop: for the next life
@@ -119,7 +120,9 @@ func (l *loop) say() {
 	if l.strays.due(l.said) {
 		l.rejoin()
 	}
-	l.beacons.say(l.core.Bulletin())
+	word := l.core.Bulletin()
+	l.served = l.served || word.Phase.Serving()
+	l.beacons.say(word)
 }
 
 // errStopping is for those who ask when nobody answers any more.

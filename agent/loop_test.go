@@ -120,6 +120,21 @@ func TestRefusedByASeed(t *testing.T) {
 		rigs[0].problem(t, true, "another cluster key")
 		rigs[0].phase(t, node.Active)
 	})
+	t.Run("when it has served", func(t *testing.T) {
+		_, rigs := newCluster(t, "a")
+		rigs[0].link.unplug("no carrier")
+		rigs[0].phase(t, node.Joining)
+		rigs[0].loop.Event(refusedSeed(key))
+		rigs[0].problem(t, true, "another cluster key")
+		rigs[0].link.plug()
+		rigs[0].phase(t, node.Active)
+	})
+	t.Run("when it has met a member", func(t *testing.T) {
+		a := newRig(t, "a").start()
+		a.loop.Event(gossip.Alive{Member: newRig(t, "b").member()})
+		a.loop.Event(refusedSeed(key))
+		a.problem(t, true, "another cluster key")
+	})
 }
 
 // A seed that was not there and joins by itself is no problem any more.

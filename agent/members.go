@@ -86,15 +86,17 @@ func (l *loop) alive(m gossip.Member) {
 	l.rememberPeers()
 }
 
-// attempted learns the outcome of a round of joining. Before the node serves, a
+// attempted learns the outcome of a round of joining. Before the node has served, a
 // seed that refuses it is a reason to stop: it must not start alone beside a
-// cluster that it cannot join.
+// cluster that it cannot join. One that has served, or has met members (who are not
+// asked again), is not stopped by a stranger among its seeds.
 func (l *loop) attempted(ev gossip.Attempt) {
 	l.news.joinErr = ev.Err
-	joining := l.core.Snapshot().Phase == node.Joining
+	alone := ev.Reached == 0 && len(l.strays.members) == 0
 	switch {
-	case joining && errors.Is(ev.Err, gossip.ErrNameTaken),
-		joining && ev.Reached == 0 && errors.Is(ev.Err, gossip.ErrWrongKey):
+	case l.served:
+		l.step(node.SeedsTried{})
+	case errors.Is(ev.Err, gossip.ErrNameTaken), alone && errors.Is(ev.Err, gossip.ErrWrongKey):
 		l.fatal = fmt.Errorf("joining the cluster %q: %w", l.cfg.Cluster, ev.Err)
 	default:
 		l.step(node.SeedsTried{})
