@@ -33,7 +33,7 @@ does it all the same.`,
 	o := addOutputFlag(cmd)
 	cmd.Flags().BoolVar(&force, "force", false, "drain even the last fit node: nobody answers then")
 	cmd.Flags().BoolVar(&wait, "wait", false, "show the progress, and return when the node is drained")
-	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "with --wait: give up waiting after this")
+	cmd.Flags().DurationVar(&timeout, "timeout", leaveTimeout, "with --wait: give up waiting after this")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
 		case timeout <= 0:
@@ -118,9 +118,17 @@ func (d *drainWait) look(s agent.Status) (drained bool, err error) {
 	case !n.Alive:
 		return false, fmt.Errorf("%s died while it drained; it stays drained when it comes back", d.node)
 	}
+	buckets, left, flows := 0, 0, 0
+	for _, svc := range n.Services {
+		buckets += svc.Own + svc.Adopt
+		left += svc.Linger
+		flows += svc.Flows
+	}
 	switch n.Phase {
 	case node.Drained.String():
-		return true, nil
+		if buckets+left == 0 { // by force a node is drained before it has let go
+			return true, nil
+		}
 	case node.Leaving.String():
 		return false, fmt.Errorf("%s leaves", d.node)
 	case node.Draining.String():
@@ -129,11 +137,6 @@ func (d *drainWait) look(s agent.Status) (drained bool, err error) {
 		if d.begun {
 			return false, fmt.Errorf("%s is active: somebody ended its drain", d.node)
 		}
-	}
-	buckets, flows := 0, 0
-	for _, svc := range n.Services {
-		buckets += svc.Own + svc.Adopt
-		flows += svc.Flows
 	}
 	return false, d.say("%s: %s, %d buckets and %d flows left", d.node, n.Phase, buckets, flows)
 }

@@ -29,6 +29,8 @@ func TestDrainWait(t *testing.T) {
 	away := fmt.Errorf("%w at /s", agent.ErrNotRunning)
 	restarts := phased("restarting", 0, 5)
 	restarts.status.Nodes[1].Alive = false // it has left, and is waited for
+	lingers := phased("drained", 0, 7)
+	lingers.status.Nodes[1].Services["other"] = agent.NodeServiceStatus{Healthy: true, Linger: 300, Flows: 7}
 	for _, test := range []struct {
 		name     string
 		steps    []step
@@ -38,6 +40,9 @@ func TestDrainWait(t *testing.T) {
 		{"to its end",
 			[]step{phased("draining", 341, 7), phased("draining", 341, 7), phased("draining", 20, 5), phased("drained", 0, 0)},
 			"web-2: draining, 341 buckets and 7 flows left\nweb-2: draining, 20 buckets and 5 flows left\n", ""},
+		{"by force",
+			[]step{phased("drained", 341, 7), lingers, phased("drained", 0, 0)},
+			"web-2: drained, 341 buckets and 7 flows left\nweb-2: drained, 0 buckets and 7 flows left\n", ""},
 		{"drained already", []step{phased("drained", 0, 0)}, "", ""},
 		{"what the others know lags behind",
 			[]step{phased("active", 341, 7), phased("active", 341, 7), phased("draining", 341, 7), phased("drained", 0, 0)},

@@ -26,8 +26,11 @@ and hand over at a drain. At the end it prints what the clients measured.
 
 It needs root, changes nothing outside its own namespaces, and removes
 everything when it ends, also by Ctrl-C.`,
-		Args: cobra.NoArgs,
+		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := labBounds(cmd, opts); err != nil {
+				return err
+			}
 			binary, err := os.Executable()
 			if err != nil {
 				return fmt.Errorf("finding this program's file, to run it as the nodes' agents: %w", err)
@@ -51,4 +54,21 @@ everything when it ends, also by Ctrl-C.`,
 	flags.IntVar(&opts.Detect.Misses, "misses", agent.DefaultMisses, "the agents' spec.detect.misses")
 	flags.BoolVar(&opts.Keep, "keep", false, "leave everything up until Ctrl-C, and tell how to look around")
 	return cmd
+}
+
+// labBounds checks the flags that have bounds.
+func labBounds(cmd *cobra.Command, opts lab.Options) error {
+	for _, flag := range []struct {
+		name        string
+		value       int
+		least, most int
+	}{
+		{"nodes", opts.Nodes, 2, lab.MaxNodes},
+		{"clients", opts.Clients, 1, lab.MaxSources},
+	} {
+		if flag.value < flag.least || flag.value > flag.most {
+			return &usageError{fmt.Errorf("--%s %d: choose %d to %d (see %s --help)", flag.name, flag.value, flag.least, flag.most, cmd.CommandPath())}
+		}
+	}
+	return nil
 }

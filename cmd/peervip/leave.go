@@ -11,8 +11,9 @@ import (
 	"github.com/peervip/peervip/agent"
 )
 
-// leaveTimeout is longer than an agent takes by default: 5 minutes for its open
-// connections, 10 s for its heirs, 3 s for the goodbye, and a moment to clean up.
+// leaveTimeout is longer than an agent takes by default, to leave or to be drained: 5
+// minutes for its open connections, 10 s for its heirs, 3 s for the goodbye, and a
+// moment to clean up.
 const leaveTimeout = 6 * time.Minute
 
 // newLeaveCommand is `peervip leave`.
