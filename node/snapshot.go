@@ -192,7 +192,7 @@ func (c *Core) problems() []string {
 		add("%s", why)
 	}
 	if c.commitFailed != nil {
-		add("the kernel has refused the last change of buckets (%v); it is tried again, `peervip check` may know more", c.commitFailed)
+		add("the kernel has refused the last change of buckets (%v); it is tried again", c.commitFailed)
 	}
 	for i, svc := range c.cfg.Services {
 		if c.wantUnfit[i] {

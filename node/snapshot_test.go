@@ -92,7 +92,7 @@ func TestProblemsAreWhatAnOperatorReads(t *testing.T) {
 			d := activeDesk(t, map[string]hashring.Set{"b": setOf(16)})
 			d.commits(errors.New("no memory"))
 			return d
-		}, []string{"the kernel has refused the last change of buckets (no memory); it is tried again, `peervip check` may know more"}},
+		}, []string{"the kernel has refused the last change of buckets (no memory); it is tried again"}},
 		"unfit": {func(t *testing.T) *desk {
 			d := two(t)
 			d.step(HealthChanged{Service: 0, Reason: "connection refused"})
