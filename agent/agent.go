@@ -100,12 +100,23 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	if err != nil {
 		return err
 	}
-	keepFlows := false // for the next life
+	var line *link.Beacons
+	keepFlows := false        // for the next life
+	starting := wire.LeftUp() // and a start that fails leaves what it has found, for the next one
 	cleanup.add(func() error {
-		if keepFlows {
-			return filter.Abandon()
+		// First of all nothing is accepted any more: a VIP removed under accepting
+		// rules would be forwarded back to the wire.
+		errs := []error{filter.Withdraw()}
+		takeDown, closeFilter := wire.Down, filter.Close
+		if keepFlows || starting && ctx.Err() == nil {
+			opts.Log.Info("the address stays up here for the connections that are open: start this node again soon")
+			takeDown, closeFilter = wire.Abandon, filter.Abandon
 		}
-		return filter.Close()
+		errs = append(errs, takeDown())
+		if line != nil { // a node that has the VIP without a socket answers the others' beacons with errors
+			errs = append(errs, line.Close())
+		}
+		return errors.Join(append(errs, closeFilter())...)
 	})
 
 	l := newLoop(cfg, opts.Log, remembered)
@@ -116,23 +127,10 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	if err := link.TuneProcess(); err != nil {
 		opts.Log.Warn("on a busy machine this agent may be late", "error", err)
 	}
-	line, err := wire.OpenBeacons(l.beacons.beaconConfig())
-	if err != nil {
+	if line, err = wire.OpenBeacons(l.beacons.beaconConfig()); err != nil {
 		return err
 	}
 	l.beacons.line = line
-	// A node that has the VIP without a socket answers the others' beacons with errors.
-	cleanup.add(line.Close)
-	cleanup.add(func() error {
-		// First of all nothing is accepted any more: a VIP removed under accepting
-		// rules would be forwarded back to the wire.
-		err := filter.Withdraw()
-		if keepFlows {
-			opts.Log.Info("the address stays up here for the connections that are open: start this node again soon")
-			return errors.Join(err, wire.Abandon())
-		}
-		return errors.Join(err, wire.Down())
-	})
 	if err := wire.Discard(); err != nil {
 		return err
 	}
@@ -162,8 +160,9 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 		return nft.ListFlows(spec, protocols, slots, most)
 	}
 	a.flows = func() iter.Seq2[nft.Flow, error] { return nft.Flows(cfg.Spec.VIPs) }
+	starting = false
 	err = a.run(ctx)
-	keepFlows = err == nil && l.keepFlows
+	keepFlows = err == nil && l.keepFlows && (wire.LeftUp() || l.beacons.attached)
 	return err
 }
 

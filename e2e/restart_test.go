@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"strings"
 	"syscall"
 	"testing"
@@ -72,7 +74,7 @@ func hostState(t *testing.T, n *lab.Node) string {
 	t.Helper()
 	var all strings.Builder
 	for _, line := range []string{
-		"nft list ruleset", "ip -4 -o addr", "ip -4 maddr show dev eth0",
+		"nft --stateless list ruleset", "ip -4 -o addr", "ip -4 maddr show dev eth0",
 		"sysctl net.ipv4.conf.all.arp_ignore net.ipv4.conf.all.arp_announce net.ipv4.conf.eth0.arp_ignore net.ipv4.conf.eth0.arp_announce",
 	} {
 		fields := strings.Fields(line)
@@ -124,6 +126,55 @@ func TestRestartKeepsOpenConnections(t *testing.T) {
 		clients.smooth(t, from)
 		clients.quiet(t)
 	}
+	clients.served(t)
+	clients.held.Stop()
+	stopsClean(t, node, before)
+}
+
+// What keeps an agent from starting again does not end the connections that wait for
+// it: the address stays up behind its guard, as it was found. And a restart of a node
+// that never served leaves nothing.
+func TestAStartThatFailsKeepsWhatItFound(t *testing.T) {
+	l := build(t, 2)
+	node := l.Nodes[1]
+	before := hostState(t, node)
+	start(t, node) // alone: it waits for its seeds
+	eventually(t, func() error {
+		_, err := node.Status(t.Context())
+		return err
+	})
+	run(t, node, "leave", "--keep-flows")
+	must(t, node.WaitExit(patiently(t)))
+	if after := hostState(t, node); after != before {
+		t.Errorf("left behind by a restart before it served:\n%s\nbefore it was:\n%s", after, before)
+	}
+
+	start(t, l.Nodes...)
+	settle(t, l, l.Nodes...)
+	clients := visit(t, l)
+	from := l.Now()
+	run(t, node, "leave", "--keep-flows")
+	must(t, node.WaitExit(patiently(t)))
+	kept := hostState(t, node)
+	for _, port := range []uint16{lab.BeaconPort, lab.GossipPort} {
+		at := netip.AddrPortFrom(node.Addr, port)
+		var taken net.PacketConn
+		must(t, node.NS.Do(func() (err error) {
+			taken, err = net.ListenPacket("udp4", at.String())
+			return err
+		}))
+		start(t, node)
+		if err := node.WaitExit(patiently(t)); err == nil {
+			t.Errorf("%s starts though another program has %s", node.Name, at)
+		}
+		must(t, taken.Close())
+		if after := hostState(t, node); after != kept {
+			t.Errorf("while another program had %s the start left:\n%s\nbefore it was:\n%s", at, after, kept)
+		}
+	}
+	start(t, node)
+	settle(t, l, l.Nodes...)
+	clients.untroubled(t, from, "starts that failed")
 	clients.served(t)
 	clients.held.Stop()
 	stopsClean(t, node, before)
