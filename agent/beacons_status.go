@@ -233,7 +233,8 @@ func (l *loop) beaconProblems(attached bool, o outlook, c nft.BeaconCounters, ad
 		if n.Waits {
 			waits = append(waits, n.Name)
 		}
-		if n.Heard[node.Unicast] != node.Never && n.Heard[node.Unicast] < max(3*time.Second, 2*l.cfg.Spec.Detect.Time()) {
+		// Where the wire fails every beacon goes by unicast too, and after a death none.
+		if n.Heard[node.Unicast] != node.Never && n.Heard[node.Unicast] < l.cfg.Spec.Detect.Time() {
 			unicast = append(unicast, n.Name)
 		}
 		if n.Clone {
