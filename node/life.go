@@ -17,6 +17,9 @@ func (c *Core) live() {
 			c.attach()
 			return
 		}
+		if c.drained && c.cutBy == 0 { // over a restart too a drain has an end
+			c.cutBy = c.now + c.cfg.DrainTimeout
+		}
 		switch {
 		case c.forced:
 			c.enter(Drained)
@@ -145,7 +148,8 @@ func (c *Core) mayStartAlone() string {
 
 // outranked returns an alive peer with another spec that goes before this node:
 // those that serve go before those that do not, then the higher revision, then
-// the lower name. With servingOnly, only peers that serve count.
+// the lower name. Who does not serve has his time to begin, and is not waited for if
+// he cannot. With servingOnly, only peers that serve count.
 func (c *Core) outranked(servingOnly bool) *peer {
 	for p := range c.alivePeers() {
 		if !p.foreign {
@@ -154,7 +158,8 @@ func (c *Core) outranked(servingOnly bool) *peer {
 		serves := p.said != nil && p.member().Phase != Joining
 		higher := p.SpecRevision > c.cfg.SpecRevision ||
 			p.SpecRevision == c.cfg.SpecRevision && p.Name < c.cfg.Name
-		if servingOnly && serves && higher || !servingOnly && (serves || higher) {
+		waits := c.now < max(p.aliveSince, c.startedAt)+c.cfg.Timing.Alone
+		if servingOnly && serves && higher || !servingOnly && (serves || higher && waits) {
 			return p
 		}
 	}
@@ -318,12 +323,12 @@ func (c *Core) drain(force bool) (refused string) {
 // resume takes a drain back.
 func (c *Core) resume() (refused string) {
 	c.drained, c.forced = false, false
-	switch c.phase {
-	case Leaving, Restarting:
+	if c.phase.Going() {
 		return fmt.Sprintf("%s is %s; it will serve when it is started again", c.cfg.Name, c.phase)
-	case Draining, Drained:
+	}
+	c.giveUpBy, c.cutBy = 0, 0
+	if c.phase.Serving() {
 		c.enter(Active)
-		c.giveUpBy, c.cutBy = 0, 0
 	}
 	return ""
 }

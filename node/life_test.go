@@ -154,6 +154,29 @@ func TestPeerChangesItsSpec(t *testing.T) {
 	}
 }
 
+// TestANewerSpecThatNeverServesIsNotWaitedFor (pitfall 24): one whose address is in use,
+// or whose interface is down, keeps the others from serving for a moment only.
+func TestANewerSpecThatNeverServesIsNotWaitedFor(t *testing.T) {
+	d := newDesk(t)
+	d.step(PeerAlive{Incarnation: d.incarnation("b"), SpecDigest: 2, SpecRevision: 2})
+	d.says("b", func(s *Statement) { s.Phase = Joining })
+	d.step(SeedsTried{})
+	d.step(Attached{})
+	d.wait(d.core.cfg.Timing.Alone - 100*ms)
+	if d.core.phase != Joining {
+		t.Fatalf("the node is %s before b has had its time", d.core.phase)
+	}
+	d.wait(200 * ms)
+	d.step(Attached{})
+	if d.core.phase != Active {
+		t.Errorf("the node is %s: %s", d.core.phase, d.core.mayServe())
+	}
+	d.says("b", func(s *Statement) { s.Phase = Active })
+	if d.core.phase != Joining {
+		t.Errorf("b serves after all; this node is %s", d.core.phase)
+	}
+}
+
 // TestLeaveDoesNotWaitForHeirsThatNeverAsk longer than LeaveBy.
 func TestLeaveDoesNotWaitForHeirsThatNeverAsk(t *testing.T) {
 	d := activeDesk(t, map[string]hashring.Set{"b": setOf(16)})

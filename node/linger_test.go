@@ -199,6 +199,33 @@ func TestDeadlineOfALinger(t *testing.T) {
 	}
 }
 
+// TestDeadlineGoesWithItsDrain (pitfall 27): a drain that is taken back before the node
+// serves leaves none behind, and one that a restart goes on with has one again.
+func TestDeadlineGoesWithItsDrain(t *testing.T) {
+	for _, resumed := range []bool{true, false} {
+		d := newDesk(t, lingering)
+		if resumed {
+			d.step(Wished{Wish: Wish{Node: "a", Want: WantDrain}})
+			d.step(Wished{Wish: Wish{Node: "a", Want: WantResume}})
+		} else {
+			d.step(Started{Drained: true})
+		}
+		d.alive("b")
+		d.says("b", func(s *Statement) { s.Claims = everything(16) })
+		d.step(SeedsTried{})
+		d.step(Attached{})
+		if d.core.phase == Joining {
+			t.Fatalf("the node joins: %s", d.core.mayServe())
+		}
+		switch by := d.core.cutBy; {
+		case resumed && by != 0:
+			t.Errorf("the node is %s, and flows are cut at %v", d.core.phase, by)
+		case !resumed && by != d.now+time.Minute:
+			t.Errorf("the node is %s, and flows are cut at %v, want %v", d.core.phase, by, d.now+time.Minute)
+		}
+	}
+}
+
 // TestFlowsOfAnEarlierLife go on after a crash, and before the node serves.
 func TestFlowsOfAnEarlierLife(t *testing.T) {
 	cfg := Config{
