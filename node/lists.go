@@ -266,6 +266,12 @@ func (l *lists) committed(self Incarnation, slots, linger hashring.Set) {
 			l.disown(slot)
 		}
 	}
+	l.settled(self)
+}
+
+// settled: the outcome of a commit is known, and with it whether the kernel still keeps
+// flows by lists that this node has given up.
+func (l *lists) settled(self Incarnation) {
 	l.pending = nil
 	for _, of := range l.kernel {
 		if of.isOf(self) {
@@ -282,7 +288,7 @@ func (l *lists) refused(self Incarnation) {
 			l.disown(slot)
 		}
 	}
-	l.pending = nil
+	l.settled(self)
 }
 
 func (l *lists) disown(slot Slot) {

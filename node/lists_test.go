@@ -204,6 +204,26 @@ func TestListsAreVoidAfterADeath(t *testing.T) {
 	}
 }
 
+// TestRefusalEndsAVoid: a commit that was open when lists were given up may be refused,
+// and none may follow. The kernel keeps nothing by lists then, and the node may serve.
+func TestRefusalEndsAVoid(t *testing.T) {
+	d := activeDesk(t, map[string]hashring.Set{}, lingering, wholly)
+	if d.core.open == nil {
+		t.Fatal("nothing is being committed")
+	}
+	d.step(WireChanged{Reason: "no carrier"})
+	if d.core.Bulletin().Lease {
+		t.Error("wants the lease without a wire")
+	}
+	d.commits(errors.New("no memory"))
+	if d.core.open != nil {
+		t.Fatalf("commits %+v", d.core.open)
+	}
+	if d.core.lists.void {
+		t.Error("still waits for the kernel to give up lists that it never had")
+	}
+}
+
 // TestRefusedListIsGivenUp: the kernel may have no room, and the heir waits.
 func TestRefusedListIsGivenUp(t *testing.T) {
 	d := holderDesk(t, wholly)
