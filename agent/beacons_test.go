@@ -54,6 +54,22 @@ func TestTheDropOfTheLeaseOvertakesEverything(t *testing.T) {
 	}
 }
 
+// The core takes a failed commit for one that has changed nothing. So one whose answer
+// was lost is repeated until it is certain; if it never is, the lease is dropped.
+func TestALostAnswerIsMadeCertain(t *testing.T) {
+	for lost, want := range map[int][]string{0: {"Commit"}, 1: {"Commit"}, sureTries: {"Commit"}, sureTries + 1: {"DropLease"}} {
+		f := newFakeFilter()
+		f.lost = lost
+		l := &loop{queue: newQueue()}
+		k := newKernel(f, slog.New(slog.DiscardHandler), l)
+		k.lease = fakeLessee{}
+		err := k.commit(node.Commit{ID: 1})
+		if !slices.Equal(f.done, want) || errors.Is(err, nft.ErrUncertain) != (lost > sureTries) {
+			t.Errorf("%d answers lost: %q was done, %v", lost, f.done, err)
+		}
+	}
+}
+
 // Pitfall: the beacon thread lives and the core is deadlocked. Beacons end within
 // 2 D, and with them the lease; when the core goes on, both come back.
 func TestAStalledLoopEndsBeacons(t *testing.T) {

@@ -28,6 +28,7 @@ type fakeFilter struct {
 	listed   []nft.Flow    // by all transactions
 	counters nft.Counters
 	lease    time.Time // until when it is held
+	lost     int       // answers to commits that are lost yet
 	peers    []netip.Addr
 	done     []string // what was done, but for looks
 }
@@ -60,11 +61,15 @@ func (f *fakeFilter) Apply(t nft.Transaction) (armed bool, err error) {
 	if hold != nil && name == "Commit" {
 		<-hold
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err == nil && name == "Commit" && f.lost > 0 {
+		f.lost--
+		err = nft.ErrUncertain
+	}
 	if err != nil {
 		return false, err
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.done = append(f.done, name)
 	for _, c := range t.Changes {
 		f.states[c.Bucket] = c.State

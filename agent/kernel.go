@@ -32,6 +32,9 @@ type leaseFilter interface {
 // guardPeriod is how often the guard is looked for, and what failed is tried again.
 const guardPeriod = time.Second
 
+// sureTries is how often a commit is repeated whose answer the kernel has lost.
+const sureTries = 3
+
 // kernel is the goroutine that owns the packet filter: it commits, counts, and
 // looks after the rules.
 type kernel struct {
@@ -215,7 +218,19 @@ func (k *kernel) commit(c node.Commit) error {
 		}
 	}
 	_ = k.dropFirst() // it has waited; what else is wrong shows in the commit
-	_, err := k.filter.Apply(nft.Transaction{Changes: changes, List: filterFlows(c.List), Unlist: filterFlows(c.Unlist)})
+	t := nft.Transaction{Changes: changes, List: filterFlows(c.List), Unlist: filterFlows(c.Unlist)}
+	_, err := k.filter.Apply(t)
+	// The core takes an error for "nothing has changed", so the outcome must be certain:
+	// after a lost answer the same transaction makes it so, for it rewrites everything.
+	for range sureTries {
+		if !errors.Is(err, nft.ErrUncertain) {
+			break
+		}
+		_, err = k.filter.Apply(t)
+	}
+	if errors.Is(err, nft.ErrUncertain) {
+		err = errors.Join(err, k.dropLease()) // what may have been taken is not answered for
+	}
 	k.report.committed(node.Committed{ID: c.ID, Err: err})
 	return err
 }
