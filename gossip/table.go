@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -75,7 +76,11 @@ func (t *table) joined(m Member) {
 		return
 	}
 	// Somebody known by another name was there: that one has been renamed.
-	maps.DeleteFunc(t.peers, func(_ string, p *peer) bool { return !p.alive && p.Addr == m.Addr })
+	for _, p := range t.lostPeers() {
+		if p.Addr == m.Addr && p.Name != m.Name {
+			t.drop(p)
+		}
+	}
 	t.peers[m.Name] = &peer{Member: m, alive: true, changed: t.now()}
 	t.emit(Alive{m})
 }
@@ -122,14 +127,25 @@ func (t *table) goodbye(name string) {
 
 // forget drops the longest lost nodes above maxKnown.
 func (t *table) forget() {
-	lost := slices.Collect(maps.Values(t.peers))
-	lost = slices.DeleteFunc(lost, func(p *peer) bool { return p.alive })
-	if len(lost) <= maxKnown {
-		return
+	lost := t.lostPeers()
+	for _, p := range lost[:max(0, len(lost)-maxKnown)] {
+		t.drop(p)
 	}
-	slices.SortFunc(lost, func(a, b *peer) int { return a.changed.Compare(b.changed) })
-	for _, p := range lost[:len(lost)-maxKnown] {
-		delete(t.peers, p.Name)
+}
+
+// lostPeers are those who are no members, the longest lost first.
+func (t *table) lostPeers() []*peer {
+	lost := slices.DeleteFunc(slices.Collect(maps.Values(t.peers)), func(p *peer) bool { return p.alive })
+	slices.SortFunc(lost, func(a, b *peer) int { return cmp.Or(a.changed.Compare(b.changed), strings.Compare(a.Name, b.Name)) })
+	return lost
+}
+
+// drop forgets a lost node, and has everybody forget it: else each that ever died would
+// be remembered, waited for and spoken to.
+func (t *table) drop(p *peer) {
+	delete(t.peers, p.Name)
+	if !p.left {
+		t.emit(Dead{Name: p.Name, Left: true})
 	}
 }
 

@@ -3,6 +3,7 @@ package gossip
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -67,6 +68,9 @@ func TestTheTableKnowsWhomToTryAgain(t *testing.T) {
 	tt := newTableTest(Peer{"self", at(9)}, Peer{"old", at(1)}, Peer{"broken", netip.AddrPort{}}, Peer{"renamed", at(2)})
 	tt.joined(Member{Name: "self", Addr: at(9)})
 	tt.joined(Member{Name: "new", Addr: at(2)}) // which was renamed's address
+	if diff := cmp.Diff([]Event{Dead{"renamed", true}, Alive{Member{Name: "new", Addr: at(2)}}}, tt.all(), cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
+		t.Errorf("told of the renamed node (-want +got):\n%s", diff)
+	}
 	tt.joined(Member{Name: "left", Addr: at(3)})
 	tt.joined(Member{Name: "died", Addr: at(4)})
 	tt.goodbye("left")
@@ -108,5 +112,10 @@ func TestTheLongestLostAreForgotten(t *testing.T) {
 		if p.Name == "oldest" {
 			t.Error("the longest lost is remembered, so another is not")
 		}
+	}
+	tt.joined(Member{Name: "one more", Addr: at(2)})
+	tt.gone("one more")
+	if all := tt.all(); !slices.Contains(all, Event(Dead{"0", true})) || slices.Contains(all, Event(Dead{"1", true})) {
+		t.Error("who is forgotten here is not forgotten by everybody")
 	}
 }
