@@ -31,7 +31,7 @@ func lingerWhole(t *testing.T, fails error) (*segment, map[string]*rig) {
 			}
 			return flows, 0, fails
 		}
-		r.live = func(slots hashring.Set) (hashring.Set, error) {
+		r.live = func(slots, _ hashring.Set) (hashring.Set, error) {
 			if !talking.Load() {
 				return hashring.NewSet(slots.Cap()), nil
 			}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/peervip/peervip/gossip"
-	"github.com/peervip/peervip/hashring"
 	"github.com/peervip/peervip/node"
 	"github.com/peervip/peervip/node/link"
 )
@@ -31,7 +30,7 @@ type loop struct {
 	known   func() []gossip.Peer
 	rejoin  func()               // has gossip try again to reach whom it has lost
 	attach  func()               // brings the VIP up, in a goroutine of its own
-	find    func(hashring.Set)   // looks for flows, in a goroutine of its own
+	find    func(node.FindFlows) // looks for flows, in a goroutine of its own
 	list    func(node.ListFlows) // lists flows, in a goroutine of its own
 	kernel  *kernel
 	beacons *beacons
@@ -167,7 +166,7 @@ func (l *loop) step(ev node.Event) {
 		case node.Attach:
 			l.attach()
 		case node.FindFlows:
-			l.find(e.Slots)
+			l.find(e)
 		case node.ListFlows:
 			l.list(e)
 		case node.Save:

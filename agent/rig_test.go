@@ -144,8 +144,8 @@ func newRig(t *testing.T, name string, change ...func(*Config)) *rig {
 	l.send = func(string, ...[]byte) {}
 	l.known = func() []gossip.Peer { return nil }
 	l.rejoin = func() { r.rejoins.Add(1) }
-	l.find = func(hashring.Set) {}
-	noFlows := func(slots hashring.Set) (hashring.Set, error) { return hashring.NewSet(slots.Cap()), nil }
+	l.find = func(node.FindFlows) {}
+	noFlows := func(slots, _ hashring.Set) (hashring.Set, error) { return hashring.NewSet(slots.Cap()), nil }
 	r.agent = &agent{
 		cfg: cfg, opts: Options{Version: "test", Leave: r.leave, Restart: r.restart, Log: l.log}, loop: l, wire: r.link, cluster: r.members,
 		control: newControl(socket), attach: func(context.Context) error { return nil }, mac: mac, flows: sevenFlows, live: noFlows, layout: layout, look: 20 * time.Millisecond, started: time.Now(),

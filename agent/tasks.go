@@ -61,7 +61,7 @@ type agent struct {
 	attach   func(context.Context) error // brings the VIPs up; one call at a time
 	mac      link.ClusterMAC
 	flows    flowLister
-	live     func(hashring.Set) (hashring.Set, error) // which of the slots have flows that linger
+	live     func(slots, listed hashring.Set) (hashring.Set, error) // see nft.Watch
 	pick     flowPicker
 	listable atomic.Pointer[[]uint8] // protocols of the flows that were counted last, UDP and others that are listed
 	layout   hashring.Layout
@@ -82,14 +82,14 @@ func (a *agent) run(ctx context.Context) error {
 			return nil // the core has the error, and tries again
 		})
 	}
-	l.find = func(slots hashring.Set) {
+	l.find = func(e node.FindFlows) {
 		group.Go(func() error {
 			select {
 			case <-ctx.Done():
 				return nil
 			case <-time.After(listDelay):
 			}
-			live, err := a.live(slots)
+			live, err := a.live(e.Slots, e.Listed)
 			l.post(node.FlowsFound{Live: live, Err: err})
 			return nil // the core has the error, and tries again
 		})

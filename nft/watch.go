@@ -3,6 +3,7 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -31,11 +32,12 @@ type Watch struct {
 func NewWatch(s Spec) *Watch { return &Watch{spec: s, known: map[int][]Flow{}} }
 
 // Live returns those of the slots that have a live flow which lingers, in the
-// network namespace of the calling thread. What it remembered of other slots it
-// forgets.
-func (w *Watch) Live(slots hashring.Set) (hashring.Set, error) {
+// network namespace of the calling thread. In slots that are not listed the rules drop
+// datagrams, so a flow of these lingers in the others only: a server that goes on
+// sending would keep it for ever. What was remembered of other slots is forgotten.
+func (w *Watch) Live(slots, listed hashring.Set) (hashring.Set, error) {
 	live := hashring.NewSet(slots.Cap())
-	if err := w.recall(slots, live); err != nil {
+	if err := w.recall(slots, listed, live); err != nil {
 		return live, fmt.Errorf("asking for tracked flows: %w", err)
 	}
 	if live.Equal(slots) {
@@ -47,7 +49,7 @@ func (w *Watch) Live(slots hashring.Set) (hashring.Set, error) {
 			if err != nil {
 				return live, err
 			}
-			slot, lingers := w.slotOf(f)
+			slot, lingers := w.slotOf(f, listed)
 			if !lingers || slot >= slots.Cap() || !slots.Has(slot) {
 				continue
 			}
@@ -60,7 +62,7 @@ func (w *Watch) Live(slots hashring.Set) (hashring.Set, error) {
 }
 
 // recall adds the slots to live of which a remembered flow lives.
-func (w *Watch) recall(slots, live hashring.Set) error {
+func (w *Watch) recall(slots, listed, live hashring.Set) error {
 	if len(w.known) == 0 {
 		return nil
 	}
@@ -70,6 +72,10 @@ func (w *Watch) recall(slots, live hashring.Set) error {
 	}
 	defer socket.close()
 	for slot, flows := range w.known {
+		flows = slices.DeleteFunc(flows, func(f Flow) bool {
+			_, lingers := w.slotOf(f, listed)
+			return !lingers
+		})
 		for len(flows) > 0 && slot < slots.Cap() && slots.Has(slot) {
 			alive, err := socket.isLive(flows[0])
 			if err != nil {
@@ -114,13 +120,15 @@ func (w *Watch) protocols() []uint8 {
 }
 
 // slotOf returns the slot that the flow keeps alive, if it does.
-func (w *Watch) slotOf(f Flow) (slot int, lingers bool) {
+func (w *Watch) slotOf(f Flow, listed hashring.Set) (slot int, lingers bool) {
 	of := w.spec.slotOf(f)
+	slot = of.service*w.spec.Layout.Buckets + of.bucket
+	connected := f.Protocol == unix.IPPROTO_TCP || f.Protocol == unix.IPPROTO_SCTP
 	switch w.spec.Services[of.service].Linger {
 	case LingerTCP:
-		lingers = f.Protocol == unix.IPPROTO_TCP || f.Protocol == unix.IPPROTO_SCTP
+		lingers = connected
 	case LingerAll:
-		lingers = f.Protocol != unix.IPPROTO_ICMP
+		lingers = connected || f.Protocol != unix.IPPROTO_ICMP && slot < listed.Cap() && listed.Has(slot)
 	}
-	return of.service*w.spec.Layout.Buckets + of.bucket, lingers && f.Live
+	return slot, lingers && f.Live
 }

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -52,11 +53,15 @@ func trackingHost(t testing.TB) *lab.Namespace {
 	return ns
 }
 
-func watched(t testing.TB, ns *lab.Namespace, w *Watch, slots hashring.Set) []int {
+func watched(t testing.TB, ns *lab.Namespace, w *Watch, slots hashring.Set, listed ...int) []int {
 	t.Helper()
 	var live []int
 	err := ns.Do(func() error {
-		set, err := w.Live(slots)
+		lists := hashring.NewSet(slots.Cap())
+		for _, slot := range listed {
+			lists.Add(slot)
+		}
+		set, err := w.Live(slots, lists)
 		for slot := range set.All() {
 			live = append(live, slot)
 		}
@@ -159,9 +164,16 @@ func TestWatchKnowsWhatLingers(t *testing.T) {
 				want = append(want, b)
 			}
 		}
-		got := watched(t, ns, NewWatch(s), slots(s, ask...))
+		w := NewWatch(s)
+		got := watched(t, ns, w, slots(s, ask...), ask...)
 		if !slots(s, got...).Equal(slots(s, want...)) {
 			t.Errorf("%s: live are %v, want %v, of %v", linger, got, want, kinds)
+		}
+		// Without a list datagrams of a flow are dropped, so it does not live here,
+		// whatever was known before.
+		want = slices.DeleteFunc(want, func(b int) bool { return !kinds[b].tcp })
+		if got = watched(t, ns, w, slots(s, ask...)); !slots(s, got...).Equal(slots(s, want...)) {
+			t.Errorf("%s: without lists live are %v, want %v, of %v", linger, got, want, kinds)
 		}
 	}
 }

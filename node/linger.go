@@ -83,7 +83,7 @@ func (c *Core) findFlows() {
 	if !l.done {
 		l.slots = c.cfg.all()
 	}
-	c.out = append(c.out, FindFlows{Slots: l.slots.Clone()})
+	c.out = append(c.out, FindFlows{Slots: l.slots.Clone(), Listed: c.listedHere()})
 }
 
 // flowsFound ends the lingering of slots without flows.

@@ -174,6 +174,17 @@ func (c *Core) ownListings() []Listing {
 	return all
 }
 
+// listedHere are the slots of which the kernel has flows by this node's own lists.
+func (c *Core) listedHere() hashring.Set {
+	slots := c.cfg.newSet()
+	for slot, of := range c.lists.kernel {
+		if of.isOf(c.cfg.Incarnation) {
+			slots.Add(slot)
+		}
+	}
+	return slots
+}
+
 // keeping are the slots of which the kernel goes by this node's own lists.
 func (l *lists) keeping(linger hashring.Set) hashring.Set {
 	slots := linger.Clone()

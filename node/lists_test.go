@@ -204,6 +204,36 @@ func TestListsAreVoidAfterADeath(t *testing.T) {
 	}
 }
 
+// TestOnlyListedDatagramsLinger: a look counts flows without connections where the kernel
+// goes by a list. Elsewhere their packets are dropped, and a server that goes on sending
+// would have a bucket linger for ever.
+func TestOnlyListedDatagramsLinger(t *testing.T) {
+	d := holderDesk(t, wholly)
+	given := d.lists()
+	listed := func() hashring.Set {
+		t.Helper()
+		d.step(FlowsFound{Live: given}) // one that is under way
+		for range 1000 {
+			if found := effectsOf[FindFlows](d.wait(50 * ms)); len(found) > 0 {
+				d.step(FlowsFound{Live: given})
+				return found[0].Listed
+			}
+		}
+		t.Fatal("nobody looks for flows")
+		panic("not reached")
+	}
+	if got := listed(); !got.Equal(given) {
+		t.Errorf("listed: %s, want %s", got, given)
+	}
+	d.step(HeldDead{Epoch: 1, By: "b"})
+	for d.core.open != nil {
+		d.commits(nil)
+	}
+	if got := listed(); !got.Empty() {
+		t.Errorf("listed when the lists are void: %s", got)
+	}
+}
+
 // TestRefusalEndsAVoid: a commit that was open when lists were given up may be refused,
 // and none may follow. The kernel keeps nothing by lists then, and the node may serve.
 func TestRefusalEndsAVoid(t *testing.T) {

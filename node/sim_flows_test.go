@@ -75,15 +75,19 @@ func (w *world) judgeResets(slot Slot) {
 	})
 }
 
-// flowsOf are the slots in which the node's kernel knows flows.
-func (w *world) flowsOf(n *simNode) hashring.Set {
+// flowsOf are the slots in which the node's kernel knows flows that live: of those
+// without connections, the listed ones.
+func (w *world) flowsOf(n *simNode, listed hashring.Set) hashring.Set {
 	set := hashring.NewSet(len(w.owners))
 	for slot, flows := range w.flows {
 		if slices.ContainsFunc(flows, func(f *simFlow) bool { return f.home == n }) {
 			set.Add(slot)
 		}
 	}
-	w.talksOf(n, set)
+	talks := hashring.NewSet(len(w.owners))
+	w.talksOf(n, talks)
+	talks.RetainAll(listed)
+	set.AddAll(talks)
 	return set
 }
 

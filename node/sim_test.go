@@ -229,7 +229,7 @@ func (w *world) step(n *simNode, ev Event) {
 		case FindFlows:
 			w.at(ms+w.randomly(10*ms), func() {
 				if n.core == core {
-					w.step(n, FlowsFound{Live: w.flowsOf(n)})
+					w.step(n, FlowsFound{Live: w.flowsOf(n, e.Listed)})
 				}
 			})
 		case ListFlows:

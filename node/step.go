@@ -200,8 +200,9 @@ type (
 	}
 
 	// FindFlows: look which of the slots have flows that live here, and report
-	// FlowsFound. There is never more than one open.
-	FindFlows struct{ Slots hashring.Set }
+	// FlowsFound. There is never more than one open. Flows without connections live
+	// only in those that are Listed, of which the kernel goes by a list of this node's.
+	FindFlows struct{ Slots, Listed hashring.Set }
 
 	// ListFlows: list the flows without connections of the slots, at most so many,
 	// and report FlowsListed. There is never more than one open.
