@@ -134,6 +134,11 @@ func (b *beacons) outlook() outlook {
 	return o
 }
 
+// own is how many of this node's own beacons the sockets got.
+func (o *outlook) own() uint64 {
+	return o.heard[node.HeardOwn.String()] + o.line.Wire.Own + o.line.Unicast.Own
+}
+
 // tell adds to the status what beacons know.
 func (o *outlook) tell(s *Status, untuned error) {
 	switch {
@@ -219,14 +224,14 @@ func (s *Status) countBeacons(c nft.BeaconCounters) {
 
 // beaconTrends is what was counted of beacons lately. It belongs to the loop.
 type beaconTrends struct {
-	own, signature, version, cluster, late, failed, overflow trend
+	signature, version, cluster, late, failed, overflow trend
 }
 
 // lateLately is how long a late beacon is told of.
 const lateLately = time.Minute
 
 // beaconProblems says what is wrong with beacons and the lease, in words.
-func (l *loop) beaconProblems(attached bool, o outlook, c nft.BeaconCounters, add func(format string, args ...any)) {
+func (l *loop) beaconProblems(attached bool, o outlook, add func(format string, args ...any)) {
 	h, t, port := &o.herald, &l.news.beacons, l.cfg.BeaconPort
 	var waits, unicast []string
 	for _, n := range h.Neighbours {
@@ -254,10 +259,6 @@ func (l *loop) beaconProblems(attached bool, o outlook, c nft.BeaconCounters, ad
 		add("this node is cut off: no peer hears it on the wire, or it hears none there, though others do; its buckets go to them: look at its switch port, and at firewalls on its way")
 	case !h.WireProof && !h.OthersProof && len(unicast) > 0:
 		add("no beacon comes on the wire, of nobody to anybody, though they come by unicast: look for a switch that does not pass frames to the cluster MAC, and for firewalls that drop UDP to port %d of %s", port, l.cfg.Spec.VIPs[0])
-	}
-	own := o.heard[node.HeardOwn.String()] + o.line.Wire.Own + o.line.Unicast.Own + c.BySource[l.cfg.Address].Packets
-	if t.own.grew(own, o.now) {
-		add("%d of this node's own beacons came back to it: there is a loop on the wire, or another host with the address %s", own, l.cfg.Address)
 	}
 	if n := o.faults[node.BeaconSignature.String()]; t.signature.grew(n, o.now) {
 		add("%d beacons were signed with another key: give all nodes the same key file", n)

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/peervip/peervip/nft"
 	"github.com/peervip/peervip/node"
 )
 
@@ -24,8 +25,7 @@ func (a *agent) handler() http.Handler {
 }
 
 func (a *agent) serveStatus(w http.ResponseWriter, r *http.Request) {
-	counters, errCounters := a.loop.kernel.counters(r.Context())
-	m := measures{counters: counters, knocks: a.cluster.Stats().OtherKey, outlook: a.loop.beacons.outlook()}
+	m, errCounters := a.measure(r.Context())
 	var s Status
 	err := a.loop.ask(r.Context(), func() {
 		snapshot := a.loop.core.Snapshot()
@@ -50,7 +50,10 @@ func (a *agent) serveStatus(w http.ResponseWriter, r *http.Request) {
 			s.Health = append(s.Health, HealthStatus{Service: a.cfg.Spec.Services[i].Name, Result: result})
 		}
 	}
-	s.count(counters)
+	if m.counters == nil {
+		m.counters = &nft.Counters{}
+	}
+	s.count(*m.counters)
 	reply(w, http.StatusOK, s)
 }
 

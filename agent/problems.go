@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -28,8 +29,8 @@ type news struct {
 	joinErr   error // why seeds or lost members were not reached
 	guardErr  error // why the guard may be missing
 
-	foreignMAC, knocks, drops trend
-	beacons                   beaconTrends
+	foreignMAC, ownBeacons, knocks, drops trend
+	beacons                               beaconTrends
 }
 
 type nameConflict struct {
@@ -69,12 +70,23 @@ func (n *news) conflict(c gossip.Conflict, now node.Time) bool {
 
 // measures are the counts that may be problems.
 type measures struct {
-	counters nft.Counters
-	knocks   uint64 // of strangers at the gossip port
+	counters *nft.Counters // nil: the kernel did not say
+	knocks   uint64        // of strangers at the gossip port
 	outlook  outlook
 }
 
-// problems are the core's and the shell's own, in words.
+// measure takes them now.
+func (a *agent) measure(ctx context.Context) (measures, error) {
+	m := measures{knocks: a.cluster.Stats().OtherKey, outlook: a.loop.beacons.outlook()}
+	counters, err := a.loop.kernel.counters(ctx)
+	if err == nil {
+		m.counters = &counters
+	}
+	return m, err
+}
+
+// problems are the core's and the shell's own, in words. It must be asked now and then
+// though nobody wants to know, since what has grown since the last time has grown lately.
 func (l *loop) problems(s node.Snapshot, m measures) []string {
 	list := slices.Clone(s.Problems)
 	add := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
@@ -102,9 +114,15 @@ func (l *loop) problems(s node.Snapshot, m measures) []string {
 	if err := l.saver.err(); err != nil {
 		add("a restart would forget whether this node is drained: %v; tried again every %v", err, l.saver.again)
 	}
-	l.beaconProblems(s.Attached, m.outlook, m.counters.Beacons, add)
-	if c := m.counters.ForeignMAC.Packets; n.foreignMAC.grew(c, now) {
-		add("%d packets for the VIP came to this node's own MAC and past the buckets: a client or router holds a stale neighbour entry for it; clear it there", c)
+	l.beaconProblems(s.Attached, m.outlook, add)
+	if c := m.counters; c != nil {
+		own := m.outlook.own() + c.Beacons.BySource[l.cfg.Address].Packets
+		if n.ownBeacons.grew(own, now) {
+			add("%d of this node's own beacons came back to it: there is a loop on the wire, or another host with the address %s", own, l.cfg.Address)
+		}
+		if foreign := c.ForeignMAC.Packets; n.foreignMAC.grew(foreign, now) {
+			add("%d packets for the VIP came to this node's own MAC and past the buckets: a client or router holds a stale neighbour entry for it; clear it there", foreign)
+		}
 	}
 	if n.knocks.grew(m.knocks, now) {
 		add("%d times since the start somebody without this cluster's key knocked at port %d: give it the right key file, or keep it out", m.knocks, l.cfg.Port)

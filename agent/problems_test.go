@@ -105,6 +105,21 @@ func TestTrend(t *testing.T) {
 	}
 }
 
+// What has grown is noted when it grows, not when somebody asks next.
+func TestProblemsAreNotedThoughNobodyAsks(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "a").start()
+	r.members.set(func(c *fakeCluster) { c.stats.OtherKey = 3 })
+	eventually(t, func() error {
+		var noted trend
+		r.ask(t, func(l *loop) { noted = l.news.knocks })
+		if noted.last != 3 || noted.at == 0 {
+			return fmt.Errorf("noted %+v", noted)
+		}
+		return nil
+	})
+}
+
 func TestQueueKeepsOrderAndNeverBlocks(t *testing.T) {
 	q := newQueue()
 	var got []int

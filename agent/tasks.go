@@ -165,7 +165,8 @@ func (a *agent) runLoop(ctx context.Context) error {
 	return err
 }
 
-// observe counts flows, and looks for evidence that the wire forwards.
+// observe counts flows and what may be a problem, and looks for evidence that the wire
+// forwards.
 func (a *agent) observe(ctx context.Context) error {
 	a.wire.Ask(a.seedAddrs(ctx))
 	tick := time.NewTicker(a.look)
@@ -180,6 +181,8 @@ func (a *agent) observe(ctx context.Context) error {
 			}
 			failing = err != nil
 			a.loop.post(node.FlowsCounted{Counts: counts})
+			m, _ := a.measure(ctx) // who asks for the status gets the error
+			a.loop.queue.put(func() { a.loop.problems(a.loop.core.Snapshot(), m) })
 		}
 		heard := a.wire.Heard()
 		a.loop.queue.put(func() {
