@@ -137,6 +137,21 @@ func TestRefusedByASeed(t *testing.T) {
 	})
 }
 
+// A member of the past that is not there is a problem only to a node without others.
+func TestMembersOfThePast(t *testing.T) {
+	t.Parallel()
+	a := newRig(t, "a").start()
+	gone := gossip.Attempt{Err: gossip.SeedErrors{{Seed: "z (192.0.2.19:7946)", Err: errFake, Lost: true}}}
+	a.loop.Event(gone)
+	a.problem(t, true, "not all seeds are reached: z (192.0.2.19:7946)")
+	a.loop.Event(gossip.Alive{Member: newRig(t, "b").member()})
+	a.loop.Event(gone)
+	a.problem(t, false, "not all seeds")
+	gone.Err = append(gone.Err.(gossip.SeedErrors), &gossip.SeedError{Seed: "192.0.2.12", Err: errFake})
+	a.loop.Event(gone)
+	a.problem(t, true, "not all seeds are reached: 192.0.2.12: ")
+}
+
 // A seed that was not there and joins by itself is no problem any more.
 func TestSeedsThatComeByThemselves(t *testing.T) {
 	t.Parallel()

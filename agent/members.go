@@ -91,7 +91,7 @@ func (l *loop) alive(m gossip.Member) {
 // cluster that it cannot join. One that has served, or has met members (who are not
 // asked again), is not stopped by a stranger among its seeds.
 func (l *loop) attempted(ev gossip.Attempt) {
-	l.news.joinErr = ev.Err
+	l.news.joinErr = l.unreached(ev.Err)
 	alone := ev.Reached == 0 && len(l.strays.members) == 0
 	switch {
 	case l.served:
@@ -101,6 +101,22 @@ func (l *loop) attempted(ev gossip.Attempt) {
 	default:
 		l.step(node.SeedsTried{})
 	}
+}
+
+// unreached leaves out the members of the past that are not there, if there are others:
+// they are dead, which is told of those who died in this node's life.
+func (l *loop) unreached(err error) error {
+	var errs gossip.SeedErrors
+	if len(l.strays.members) == 0 || !errors.As(err, &errs) {
+		return err
+	}
+	errs = slices.DeleteFunc(slices.Clone(errs), func(e *gossip.SeedError) bool {
+		return e.Lost && !errors.Is(e, gossip.ErrWrongKey) && !errors.Is(e, gossip.ErrNameTaken)
+	})
+	if len(errs) == 0 {
+		return nil
+	}
+	return errs
 }
 
 // rememberPeers keeps the members' addresses for the next start.

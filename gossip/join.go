@@ -35,6 +35,8 @@ type SeedError struct {
 	// Seed is as it was given, or a known peer's name and address.
 	Seed string
 	Err  error
+	// Lost: it is no seed, but a member of the past.
+	Lost bool
 }
 
 func (e *SeedError) Error() string { return e.Seed + ": " + e.Err.Error() }
@@ -63,6 +65,7 @@ func (e SeedErrors) Unwrap() []error {
 type target struct {
 	seed string
 	addr netip.AddrPort
+	lost bool // no seed, but a member of the past
 }
 
 // Join contacts the seeds, written as in Config, all at the same time, exchanges
@@ -72,25 +75,32 @@ type target struct {
 // seconds.
 func (g *Gossip) Join(seeds []string) (reached int, err error) {
 	targets, errs := g.resolve(seeds)
-	others := slices.DeleteFunc(slices.Clone(targets), func(t target) bool { return t.addr == g.cfg.Bind })
+	others := slices.DeleteFunc(slices.Clone(targets), g.isOwn)
 	for _, t := range targets {
-		if t.addr == g.cfg.Bind {
-			errs = append(errs, &SeedError{t.seed, errors.New("that is this node's own address: name another node")})
+		if g.isOwn(t) {
+			errs = append(errs, &SeedError{Seed: t.seed, Err: errors.New("that is this node's own address: name another node")})
 		}
 	}
 	return g.contact(others, errs)
+}
+
+// isOwn reports whether the target is this node itself. Debian's /etc/hosts has the
+// host's own name at 127.0.1.1.
+func (g *Gossip) isOwn(t target) bool {
+	own := g.cfg.Bind
+	return t.addr == own || t.addr.Addr().IsLoopback() && !own.Addr().IsLoopback()
 }
 
 // rejoin tries all seeds and lost members that are not members now.
 func (g *Gossip) rejoin() {
 	targets, errs := g.resolve(g.cfg.Seeds)
 	for _, p := range g.table.lost() {
-		targets = append(targets, target{fmt.Sprintf("%s (%s)", p.Name, p.Addr), p.Addr})
+		targets = append(targets, target{fmt.Sprintf("%s (%s)", p.Name, p.Addr), p.Addr, true})
 	}
 	members := g.table.addrs()
 	seen := make(map[netip.AddrPort]bool)
 	targets = slices.DeleteFunc(targets, func(t target) bool {
-		skip := t.addr == g.cfg.Bind || members[t.addr] || seen[t.addr]
+		skip := g.isOwn(t) || members[t.addr] || seen[t.addr]
 		seen[t.addr] = true
 		return skip
 	})
@@ -132,7 +142,7 @@ func (g *Gossip) contact(targets []target, errs SeedErrors) (reached int, err er
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
-				errs = append(errs, &SeedError{t.seed, err})
+				errs = append(errs, &SeedError{t.seed, err, t.lost})
 			} else {
 				reached++
 			}
@@ -203,10 +213,10 @@ func (g *Gossip) resolve(seeds []string) ([]target, SeedErrors) {
 	var failed SeedErrors
 	for i, seed := range seeds {
 		if errs[i] != nil {
-			failed = append(failed, &SeedError{seed, errs[i]})
+			failed = append(failed, &SeedError{Seed: seed, Err: errs[i]})
 		}
 		for _, addr := range found[i] {
-			targets = append(targets, target{seed, addr})
+			targets = append(targets, target{seed: seed, addr: addr})
 		}
 	}
 	return targets, failed

@@ -3,6 +3,7 @@ package gossip
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 )
@@ -32,10 +33,29 @@ func TestSeedsAreRead(t *testing.T) {
 	}
 }
 
+// The host's own name, which Debian has at 127.0.1.1, is no other node.
+func TestOwnAddresses(t *testing.T) {
+	for _, test := range []struct {
+		bind, addr string
+		own        bool
+	}{
+		{"192.0.2.11:7946", "192.0.2.11:7946", true},
+		{"192.0.2.11:7946", "192.0.2.11:7000", false},
+		{"192.0.2.11:7946", "127.0.1.1:7946", true},
+		{"127.0.0.1:7946", "127.0.0.1:7000", false}, // several nodes on one host
+		{"127.0.0.1:7946", "127.0.0.1:7946", true},
+	} {
+		g := &Gossip{cfg: Config{Bind: netip.MustParseAddrPort(test.bind)}}
+		if got := g.isOwn(target{addr: netip.MustParseAddrPort(test.addr)}); got != test.own {
+			t.Errorf("%s is the own address of %s: %t", test.addr, test.bind, got)
+		}
+	}
+}
+
 func TestSeedErrorsAreOneLineAndMatch(t *testing.T) {
 	err := error(SeedErrors{
-		{"web-2", fmt.Errorf("%w (x)", ErrWrongKey)},
-		{"web-3", errors.New("nothing listens there")},
+		{Seed: "web-2", Err: fmt.Errorf("%w (x)", ErrWrongKey)},
+		{Seed: "web-3", Err: errors.New("nothing listens there")},
 	})
 	if got, want := err.Error(), "web-2: the node there has another cluster key (x); web-3: nothing listens there"; got != want {
 		t.Errorf("%q, want %q", got, want)
