@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/peervip/peervip/gossip"
@@ -273,6 +274,7 @@ func (l *fakeLine) beacons() uint64 {
 
 // fakeWire is an interface that a test can unplug.
 type fakeWire struct {
+	claimed  atomic.Pointer[error]
 	statuses chan link.Status
 }
 
@@ -282,8 +284,14 @@ func newFakeWire() *fakeWire {
 	return w
 }
 
-func (w *fakeWire) Ask([]netip.Addr)  {}
-func (w *fakeWire) Heard() bool       { return true }
+func (w *fakeWire) Ask([]netip.Addr) {}
+func (w *fakeWire) Heard() bool      { return true }
+func (w *fakeWire) Conflict(time.Duration) error {
+	if claimed := w.claimed.Load(); claimed != nil {
+		return *claimed
+	}
+	return nil
+}
 func (w *fakeWire) unplug(why string) { w.statuses <- link.Status{Reason: why} }
 func (w *fakeWire) plug()             { w.statuses <- link.Status{OK: true} }
 

@@ -16,6 +16,8 @@ const (
 	// conflictLasts is how long a conflict of names is told after it was last seen.
 	// Gossip repeats it every few seconds.
 	conflictLasts = 30 * time.Second
+	// claimLasts is the same of a VIP that another host has: it answers when it is asked.
+	claimLasts = 2 * time.Minute
 	// lately is how long ago something may have been counted to be a problem still.
 	lately = 10 * time.Minute
 )
@@ -72,12 +74,13 @@ func (n *news) conflict(c gossip.Conflict, now node.Time) bool {
 type measures struct {
 	counters *nft.Counters // nil: the kernel did not say
 	knocks   uint64        // of strangers at the gossip port
+	conflict error         // another host has taken a VIP for its own
 	outlook  outlook
 }
 
 // measure takes them now.
 func (a *agent) measure(ctx context.Context) (measures, error) {
-	m := measures{knocks: a.cluster.Stats().OtherKey, outlook: a.loop.beacons.outlook()}
+	m := measures{knocks: a.cluster.Stats().OtherKey, conflict: a.wire.Conflict(claimLasts), outlook: a.loop.beacons.outlook()}
 	counters, err := a.loop.kernel.counters(ctx)
 	if err == nil {
 		m.counters = &counters
@@ -104,6 +107,9 @@ func (l *loop) problems(s node.Snapshot, m measures) []string {
 	maps.DeleteFunc(n.conflicts, func(_ string, c nameConflict) bool { return now-c.seen > conflictLasts })
 	for _, name := range slices.Sorted(maps.Keys(n.conflicts)) {
 		add("two nodes are named %s, at %s and at %s: give one of the two another name", name, n.conflicts[name].Known, n.conflicts[name].Other)
+	}
+	if m.conflict != nil {
+		add("%v", m.conflict)
 	}
 	if n.joinErr != nil {
 		add("not all seeds are reached: %v", n.joinErr)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/peervip/peervip/gossip"
 	"github.com/peervip/peervip/node"
+	"github.com/peervip/peervip/node/link"
 )
 
 // "A different layout: which field."
@@ -80,6 +82,17 @@ func TestNameConflict(t *testing.T) {
 	if !n.conflict(conflict, time.Minute) || n.conflict(conflict, time.Minute+time.Second) || !n.conflict(conflict, 3*time.Minute) {
 		t.Error("a conflict is new when it was not seen for a while, and only then")
 	}
+}
+
+// Another host has the address: traffic goes there, and all else looks well.
+func TestVIPConflict(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "a").start()
+	err := error(&link.ConflictError{VIP: netip.MustParseAddr("192.0.2.100"), MAC: net.HardwareAddr{2, 0, 0, 0, 0, 7}})
+	r.link.claimed.Store(&err)
+	r.problem(t, true, "VIP 192.0.2.100 is in use by the host with MAC 02:00:00:00:00:07")
+	r.link.claimed.Store(nil)
+	r.problem(t, false, "is in use by")
 }
 
 // A problem that has passed is not told for ever.

@@ -39,6 +39,7 @@ type wire interface {
 	Run(ctx context.Context, notify func(link.Status)) error
 	Ask(targets []netip.Addr)
 	Heard() bool
+	Conflict(within time.Duration) error
 }
 
 // cluster is the membership, as gossip.Gossip plays it.

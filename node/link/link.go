@@ -71,9 +71,10 @@ type Link struct {
 	speaker atomic.Pointer[speaker]      // nil while the link is not up
 	asking  atomic.Pointer[[]netip.Addr] // nil until Ask
 	heard   atomic.Bool
-	fresh   atomic.Bool   // Up was called: gratuitous ARP is due
-	deleted atomic.Bool   // the interface was away since the last look
-	kick    chan struct{} // asks Run for a look now
+	claimed atomic.Pointer[claim] // the last of a VIP by another host
+	fresh   atomic.Bool           // Up was called: gratuitous ARP is due
+	deleted atomic.Bool           // the interface was away since the last look
+	kick    chan struct{}         // asks Run for a look now
 }
 
 const (

@@ -53,11 +53,30 @@ func (l *Link) note(frame arpFrame, warn bool) bool {
 	if frame.isAnswerTo(l.seen.Load().mac) {
 		l.heard.Store(true)
 	}
-	if !warn || !frame.claims(l.config.VIPs, l.config.MAC.addr) {
+	if !frame.claims(l.config.VIPs, l.config.MAC.addr) {
 		return false
 	}
-	l.log.Warn((&ConflictError{VIP: frame.senderIP, MAC: frame.senderMAC.hardware(), Cluster: l.config.MAC}).Error())
-	return true
+	conflict := &ConflictError{VIP: frame.senderIP, MAC: frame.senderMAC.hardware(), Cluster: l.config.MAC}
+	l.claimed.Store(&claim{conflict, time.Now()})
+	if warn {
+		l.log.Warn(conflict.Error())
+	}
+	return warn
+}
+
+// claim is a frame by which another host took a VIP for its own.
+type claim struct {
+	conflict *ConflictError
+	at       time.Time
+}
+
+// Conflict returns the last conflict that was heard within that time; nil: there was
+// none. It is heard while Run runs.
+func (l *Link) Conflict(within time.Duration) error {
+	if c := l.claimed.Load(); c != nil && time.Since(c.at) < within {
+		return c.conflict
+	}
+	return nil
 }
 
 // conflictEvery is how often a VIP that others claim is a line in the log.

@@ -282,12 +282,16 @@ func TestGratuitousARPAtTheStartAndAgain(t *testing.T) {
 	eventually(t, "gratuitous ARP again and again", func() bool { return len(heard.about(vip)) > 5 })
 }
 
-// Another host that claims the VIP while we serve is a line in the log.
-func TestConflictWhileServingIsLogged(t *testing.T) {
+// Another host that claims the VIP while we serve is a line in the log, and told on.
+func TestConflictWhileServingIsTold(t *testing.T) {
 	s := newSegment(t)
 	node, other := s.join("n", "192.0.2.11/24"), s.join("o", "192.0.2.1/24")
 	log := &recorder{}
-	serve(node, mustOpen(node, func(c *Config) { c.Log = slog.New(slog.NewTextHandler(log, nil)) }))
+	l := mustOpen(node, func(c *Config) { c.Log = slog.New(slog.NewTextHandler(log, nil)) })
+	serve(node, l)
+	if err := l.Conflict(time.Hour); err != nil {
+		t.Error(err)
+	}
 	for range 10 {
 		inject(other, "eth0", request(other.mac("eth0"), vip, vip))
 	}
@@ -295,6 +299,12 @@ func TestConflictWhileServingIsLogged(t *testing.T) {
 	line := "VIP 192.0.2.100 is in use by the host with MAC " + other.mac("eth0").String()
 	if log.count(line) != 1 || log.count("\n") != 1 {
 		t.Errorf("the log says %q, want one line with %q", log.text, line)
+	}
+	if err := l.Conflict(time.Hour); err == nil || !strings.HasPrefix(err.Error(), line) {
+		t.Errorf("the conflict is %v, want %s", err, line)
+	}
+	if err := l.Conflict(0); err != nil {
+		t.Errorf("within no time: %v", err)
 	}
 }
 
