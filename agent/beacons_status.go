@@ -224,7 +224,7 @@ func (s *Status) countBeacons(c nft.BeaconCounters) {
 
 // beaconTrends is what was counted of beacons lately. It belongs to the loop.
 type beaconTrends struct {
-	signature, version, cluster, late, failed, overflow trend
+	pauses, signature, version, cluster, late, failed, overflow trend
 }
 
 // lateLately is how long a late beacon is told of.
@@ -252,6 +252,11 @@ func (l *loop) beaconProblems(attached bool, o outlook, add func(format string, 
 		add("this node is silent: its lease waits until %s has heard it", strings.Join(waits, " and "))
 	case h.Barred != "":
 		add("this node is silent: %s", h.Barred)
+	default:
+		add("this node is silent: its lease is not armed yet; if this lasts, its log says why")
+	}
+	if n := h.Lapses.Count; t.pauses.grewWithin(n, o.now, lateLately) {
+		add("this node had to be silent %d times since its start, the last time for %v: beacons get lost on the way, or come late", n, h.Lapses.LastFor.Round(time.Millisecond))
 	}
 	switch {
 	case !attached, h.Muted: // nothing comes to an address that is not there

@@ -325,7 +325,7 @@ func names(list []Incarnation) string {
 // unknown says who hears somebody serve whom this node has never heard of; "": nobody.
 func (h *Herald) unknown(now Time) string {
 	if by := h.live.hearOthers(now); len(by) > 0 {
-		return fmt.Sprintf("%s hears the beacons of a node that this one hears nothing of, by beacons or gossip", names(by))
+		return fmt.Sprintf("%s hears the beacons of a node that this one hears nothing of, by beacons or gossip: open cluster.port and cluster.beacon_port on the way to it", names(by))
 	}
 	return ""
 }
@@ -333,16 +333,16 @@ func (h *Herald) unknown(now Time) string {
 // barred says why this node must not begin to serve, by what beacons say; "": it may.
 func (h *Herald) barred(now Time) string {
 	if by := h.live.Denied(now); len(by) > 0 {
-		return fmt.Sprintf("%s holds this node dead, or another by its name alive", names(by))
+		return fmt.Sprintf("%s holds this node dead, or another by its name alive: does it hear this node (UDP to cluster.beacon_port), and is the name given once?", names(by))
 	}
 	if back := h.live.Returning(now); len(back) > 0 {
 		return fmt.Sprintf("%s is coming back from the dead", names(back))
 	}
 	if by := h.live.doubters(now); len(by) > 0 {
-		return fmt.Sprintf("%s still holds this node dead", names(by))
+		return fmt.Sprintf("%s still holds this node dead: does it hear this node (UDP to cluster.beacon_port)?", names(by))
 	}
 	if !h.live.MayArm(now) {
-		return "not everybody who speaks has heard this node yet"
+		return "not everybody who speaks has heard this node yet (UDP to cluster.beacon_port)"
 	}
 	return ""
 }

@@ -127,7 +127,7 @@ func (c *Core) unheard(p *peer) string {
 	if c.cfg.Silence == 0 || p.heard != nil || !serves && c.now >= p.aliveSince+c.cfg.Timing.Alone {
 		return ""
 	}
-	return fmt.Sprintf("no beacon of %s comes, on the wire or by unicast: look for a firewall that drops UDP to cluster.beacon_port, and for another key or cluster name", p.Name)
+	return fmt.Sprintf("no beacon of %s comes that has heard this node, on the wire or by unicast: look for a firewall that drops UDP to cluster.beacon_port, here and there, and for another key or cluster name", p.Name)
 }
 
 // mayStartAlone: only after the seeds have been tried for a while, and on a wire

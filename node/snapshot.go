@@ -144,7 +144,7 @@ func (c *Core) peerSnapshot(p *peer) NodeSnapshot {
 	adopted := c.adoptedBy(p)
 	for i := range c.cfg.Services {
 		from, to := i*c.cfg.Buckets, (i+1)*c.cfg.Buckets
-		var svc NodeServiceSnapshot
+		svc := NodeServiceSnapshot{Healthy: true} // as far as is known
 		if p.said != nil && !p.foreign {
 			svc.Healthy = !slices.Contains(p.said.Unfit, i)
 			if p.alive {
@@ -183,7 +183,11 @@ func (c *Core) problems() []string {
 			add("not serving yet: %s", why)
 		}
 	} else if !slices.ContainsFunc(c.view.Members(), func(m Member) bool { return m.Name != c.cfg.Name }) {
-		add("this node is alone: nobody would take over; start another, or check `join` and the gossip port")
+		if waits := slices.ContainsFunc(slices.Collect(c.alivePeers()), c.keptFromServing); waits {
+			add("this node serves alone: nobody would take over")
+		} else {
+			add("this node is alone: nobody would take over; start another, or check cluster.join and the gossip port")
+		}
 	}
 	if c.attachFailed != nil && !c.attached {
 		add("the address cannot be brought up: %v", c.attachFailed)
@@ -209,6 +213,8 @@ func (c *Core) problems() []string {
 				p.Name, p.SpecRevision, c.cfg.SpecRevision)
 		case p.said == nil && c.now >= p.aliveSince+c.cfg.Timing.Alone:
 			add("%s is a member and has told nothing yet: its messages are lost on the way, or it is another version", p.Name)
+		case !p.foreign && c.keptFromServing(p):
+			add("%s is a member and does not serve: `peervip status` there says why", p.Name)
 		}
 	}
 	for _, n := range c.order {
@@ -217,6 +223,11 @@ func (c *Core) problems() []string {
 		}
 	}
 	return list
+}
+
+// keptFromServing reports whether a member joins for longer than that takes.
+func (c *Core) keptFromServing(p *peer) bool {
+	return p.said != nil && p.said.Phase == Joining && c.now >= p.aliveSince+c.cfg.Timing.Alone
 }
 
 func (c *Core) rankProblem(service string, r rank, add func(string, ...any)) {

@@ -53,7 +53,7 @@ func TestSnapshotSumsUp(t *testing.T) {
 		{Incarnation: Incarnation{"a", 1}, Phase: Active, Alive: true, Weight: 10, Services: []NodeServiceSnapshot{{Healthy: true, Flows: 7}}},
 		{Incarnation: Incarnation{"b", 'b'}, Phase: Active, Alive: true, Weight: 10, Services: []NodeServiceSnapshot{{Healthy: true, Own: 3, Flows: 5}}, Wish: WantDrain},
 		{Incarnation: Incarnation{"c", 'c'}, Phase: Active, Alive: true, Weight: 10, Services: []NodeServiceSnapshot{{Own: 2}}},
-		{Incarnation: Incarnation{"x", 'x'}, Address: "192.0.2.9", Alive: true, Services: []NodeServiceSnapshot{{}}},
+		{Incarnation: Incarnation{"x", 'x'}, Address: "192.0.2.9", Alive: true, Services: []NodeServiceSnapshot{{Healthy: true}}},
 	}
 	if diff := cmp.Diff(want, s.Nodes); diff != "" {
 		t.Errorf("nodes (-want +got):\n%s", diff)
@@ -80,7 +80,7 @@ func TestProblemsAreWhatAnOperatorReads(t *testing.T) {
 	}{
 		"all is well": {two, nil},
 		"alone": {func(t *testing.T) *desk { return activeDesk(t, nil) }, []string{
-			"this node is alone: nobody would take over; start another, or check `join` and the gossip port"}},
+			"this node is alone: nobody would take over; start another, or check cluster.join and the gossip port"}},
 		"the address": {func(t *testing.T) *desk {
 			d := newDesk(t)
 			d.step(SeedsTried{})
@@ -93,6 +93,14 @@ func TestProblemsAreWhatAnOperatorReads(t *testing.T) {
 			d.commits(errors.New("no memory"))
 			return d
 		}, []string{"the kernel has refused the last change of buckets (no memory); it is tried again"}},
+		"a member that does not serve": {func(t *testing.T) *desk {
+			d := two(t)
+			d.says("b", func(s *Statement) { s.Phase = Joining })
+			d.wait(d.core.cfg.Timing.Alone)
+			return d
+		}, []string{
+			"this node serves alone: nobody would take over",
+			"b is a member and does not serve: `peervip status` there says why"}},
 		"unfit": {func(t *testing.T) *desk {
 			d := two(t)
 			d.step(HealthChanged{Service: 0, Reason: "connection refused"})

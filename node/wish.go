@@ -1,6 +1,9 @@
 package node
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Wish is what an operator wants of a node, told to any node. It is kept by
 // every member until the node that it names says that it has dealt with it, so a
@@ -59,6 +62,9 @@ func (c *Core) wished(ev Wished) {
 	}
 	p := c.peers[w.Node]
 	switch {
+	case p == nil && slices.ContainsFunc(c.mourned, func(m mourning) bool { return m.announced && m.name == w.Node }):
+		c.answer(ev.Token, fmt.Sprintf("%s is restarting; try again when `peervip status` shows it active", w.Node), "")
+		return
 	case p == nil:
 		c.answer(ev.Token, fmt.Sprintf("no node is named %q; `peervip status` lists them", w.Node), "")
 		return

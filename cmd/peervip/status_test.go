@@ -142,7 +142,7 @@ packets: 123456 accepted, 234567 dropped (the other nodes' share)
 			}
 			s.Nodes[2].Beacons = &agent.NodeBeacons{Standing: "dead", Unicast: &agent.MediumStatus{Heard: 61_000}, Waits: true}
 		}, `
-OK: node web-1 of cluster web is active
+NOT WELL, this node is silent: node web-1 of cluster web is active
 address 192.0.2.100 at 01:00:5e:7f:02:64, view 9f2c1a2b agreed
 lease WAITING, this node is silent; 2 pauses so far, the longest 62ms
 packets: 123456 accepted, 234567 dropped (the other nodes' share)

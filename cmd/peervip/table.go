@@ -102,6 +102,9 @@ func verdict(s agent.Status) string {
 	if s.Phase == node.Joining.String() {
 		return "NOT SERVING"
 	}
+	if s.Lease == agent.LeaseWaiting {
+		return "NOT WELL, this node is silent"
+	}
 	for _, svc := range s.Services {
 		if svc.Unclaimed > 0 {
 			return fmt.Sprintf("NOT WELL, %d of %d buckets unclaimed", svc.Unclaimed, svc.Buckets)
