@@ -57,7 +57,9 @@ func TestTheDropOfTheLeaseOvertakesEverything(t *testing.T) {
 // The core takes a failed commit for one that has changed nothing. So one whose answer
 // was lost is repeated until it is certain; if it never is, the lease is dropped.
 func TestALostAnswerIsMadeCertain(t *testing.T) {
-	for lost, want := range map[int][]string{0: {"Commit"}, 1: {"Commit"}, sureTries: {"Commit"}, sureTries + 1: {"DropLease"}} {
+	for lost, want := range map[int][]string{ // and what was done
+		0: {"Commit"}, 1: {"Commit"}, sureTries: {"Commit"}, sureTries + 1: {"DropLease"},
+	} {
 		f := newFakeFilter()
 		f.lost = lost
 		l := &loop{queue: newQueue()}

@@ -230,6 +230,7 @@ func (k *kernel) commit(c node.Commit) error {
 	}
 	if errors.Is(err, nft.ErrUncertain) {
 		err = errors.Join(err, k.dropLease()) // what may have been taken is not answered for
+		k.lease.lapsed()                      // and to arm it anew rewrites everything
 	}
 	k.report.committed(node.Committed{ID: c.ID, Err: err})
 	return err
