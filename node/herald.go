@@ -283,6 +283,11 @@ func (h *Herald) Events(now Time) []Event {
 	var events []Event
 	for _, c := range h.live.Changes(now) {
 		events = append(events, PeerStanding{Incarnation: c.Incarnation, Standing: c.To})
+		// What it says may be what it said before it was silent, and is no news then; of one
+		// that is no member the core has forgotten it.
+		if said, ok := h.told[c.Incarnation]; ok && c.To == Alive {
+			events = append(events, PeerSpoke{Incarnation: c.Incarnation, Bulletin: said})
+		}
 	}
 	events = append(events, h.events...)
 	h.events = h.events[:0]

@@ -54,3 +54,46 @@ func TestLastWordsOfADeafNode(t *testing.T) {
 		t.Errorf("it hears again, and says: %+v", fromA)
 	}
 }
+
+// What somebody says who was silent for a while is told anew, though it is what he said
+// before: of one who is no member the core has forgotten it.
+func TestWhatTheReturnedSayIsToldAnew(t *testing.T) {
+	detect := NewDetect(20*time.Millisecond, 10)
+	a := NewHerald(Incarnation{"a", 1}, detect, simTick)
+	x := NewHerald(Incarnation{"x", 2}, detect, simTick)
+	var fromA, fromX Beacon
+	var told []Event
+	now := Time(time.Second)
+	exchange := func(span Time, silent bool) {
+		for end := now + span; now < end; {
+			now += detect.Interval
+			for h, phase := range map[*Herald]Phase{a: Active, x: Joining} {
+				h.Say(now, Bulletin{Phase: phase, Weight: 10, Claims: 3})
+				h.Attend(now, true)
+			}
+			if _, ok := a.Beacon(now, &fromA); ok && !silent {
+				x.Hear(now, Wire, &fromA)
+			}
+			if _, ok := x.Beacon(now, &fromX); ok && !silent {
+				a.Hear(now, Wire, &fromX)
+			}
+			told = append(told, a.Events(now)...)
+		}
+	}
+	exchange(time.Second, false)
+	exchange(300*time.Millisecond, true)
+	told = nil
+	exchange(2*time.Second, false)
+	returned := false
+	for _, ev := range told {
+		switch ev := ev.(type) {
+		case PeerStanding:
+			returned = returned || ev.Standing == Alive
+		case PeerSpoke:
+			if returned && ev.Bulletin.Phase == Joining && ev.Bulletin.Claims == 3 {
+				return
+			}
+		}
+	}
+	t.Errorf("x has returned (%t), and was told of: %+v", returned, told)
+}
