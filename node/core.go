@@ -74,7 +74,7 @@ type Core struct {
 	heard    map[Incarnation]*heard // whom beacons speak of
 	heralded Heralded
 	epoch    uint64
-	disowned bool // held dead, and the kernel has not let go of everything yet
+	disowned bool // held dead, or all was given up, and the kernel has not let go of everything yet
 	mourned  []mourning
 
 	startedAt       Time

@@ -87,6 +87,9 @@ func (c *Core) receiveRequest(p *peer, q *Request) {
 		return
 	}
 	p.granted = q.ID
+	if c.cutBy > 0 { // flows that were served until now have their time from now on
+		c.cutBy = max(c.cutBy, c.now+c.cfg.DrainTimeout)
+	}
 	c.want.RemoveAll(give)
 	c.linger(give)
 	c.yield(give)

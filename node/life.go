@@ -194,6 +194,7 @@ func (c *Core) giveUp() {
 		return
 	}
 	c.withdraw(c.cfg.newSet())
+	c.disowned = c.disowned || c.openTakes // what it takes is claimed no more
 	for id, r := range c.requests {
 		// What the kernel has confirmed must go on to be confirmed; what it has not
 		// is declined when it cannot accept it any more (see receiveGrant).
@@ -239,8 +240,10 @@ func (c *Core) finish() {
 		if c.now >= c.giveUpBy || !c.hasHeir(rankHolding) {
 			c.giveUp()
 		}
-		if c.phase == Leaving && !c.hasHeir(rankHolding) {
-			c.lingering = c.cfg.newSet() // nobody is left to serve the address: why wait
+		// Nobody is left to serve the address: why wait. But for whom this node may have
+		// missed for a moment only, or who restarts.
+		if c.phase == Leaving && !c.hasHeir(rankHolding) && c.wire.OK && len(c.mourned) == 0 {
+			c.lingering = c.cfg.newSet()
 		}
 		late := c.now >= max(c.giveUpBy, c.cutBy)+c.cfg.Timing.LeaveBy
 		over := c.phase == Leaving && c.idle() ||
@@ -284,11 +287,11 @@ func (c *Core) hasHeir(least rank) bool {
 	})
 }
 
-// hasFitHeir reports whether each service for which this node is fit has another
-// fit node.
-func (c *Core) hasFitHeir() bool {
+// hasFitHeir reports whether each service has another fit node: each of those for which
+// this node is fit, or every one.
+func (c *Core) hasFitHeir(every bool) bool {
 	for service, unfit := range c.unfit {
-		if !unfit && !slices.ContainsFunc(c.view.Members(), func(m Member) bool {
+		if (every || !unfit) && !slices.ContainsFunc(c.view.Members(), func(m Member) bool {
 			return m.Name != c.cfg.Name && m.rank(service) == rankFit
 		}) {
 			return false
@@ -300,18 +303,17 @@ func (c *Core) hasFitHeir() bool {
 // drain begins what an operator wishes. With force the node gives its buckets away
 // though nobody else is fit for them: to nodes that are not, or to nobody.
 func (c *Core) drain(force bool) (refused string) {
-	fitHeir := c.hasFitHeir()
 	switch {
 	case c.phase.Going():
 		return fmt.Sprintf("%s is %s already", c.cfg.Name, c.phase)
-	case c.phase == Active && !force && !fitHeir:
+	case c.phase == Active && !force && !c.hasFitHeir(false):
 		return fmt.Sprintf("%s is the last fit node: nobody would answer; drain it all the same with --force", c.cfg.Name)
 	}
 	c.drained, c.forced = true, c.forced || force
 	c.cutBy = c.now + c.cfg.DrainTimeout
 	switch {
 	case !c.phase.Serving(): // it will be drained when it begins to serve
-	case force && !fitHeir:
+	case force && !c.hasFitHeir(true):
 		c.enter(Drained)
 		c.giveUpBy = c.now + c.cfg.Timing.LeaveBy
 	case c.phase == Active:
@@ -327,6 +329,8 @@ func (c *Core) resume() (refused string) {
 		return fmt.Sprintf("%s is %s; it will serve when it is started again", c.cfg.Name, c.phase)
 	}
 	c.giveUpBy, c.cutBy = 0, 0
+	c.revive(c.cutting)
+	c.cutting = c.cfg.newSet()
 	if c.phase.Serving() {
 		c.enter(Active)
 	}

@@ -154,6 +154,60 @@ func TestPeerChangesItsSpec(t *testing.T) {
 	}
 }
 
+// TestUnfitNodeIsRelievedByTheUnfit: of a node that is cut off, or that drains, others take
+// over though nobody is fit; and by force a node drains though nobody can.
+func TestUnfitNodeIsRelievedByTheUnfit(t *testing.T) {
+	for name, change := range map[string]func(*Statement){
+		"cut off":                         func(s *Statement) { s.CutOff = true },
+		"cut off and fit":                 func(s *Statement) { s.CutOff, s.Unfit = true, nil },
+		"drains":                          func(s *Statement) { s.Phase = Draining },
+		"as well off":                     nil,
+		"drains, and is fit (pitfall 25)": func(s *Statement) { s.Phase, s.Unfit = Draining, nil },
+	} {
+		d := activeDesk(t, map[string]hashring.Set{"b": everything(16)})
+		d.step(HealthChanged{Service: 0, Reason: "broken"})
+		effects := d.says("b", func(s *Statement) {
+			if s.Unfit = []int{0}; change != nil {
+				change(s)
+			}
+		})
+		effects = append(effects, d.agrees("b")...)
+		effects = append(effects, d.wait(10*time.Second)...)
+		asks := len(sent(effects, "b", requestOf)) > 0
+		if want := name != "as well off" && name != "drains, and is fit (pitfall 25)"; asks != want {
+			t.Errorf("b %s: it is asked for its buckets: %t", name, asks)
+		}
+	}
+	d := activeDesk(t, map[string]hashring.Set{})
+	d.commits(nil)
+	d.step(HealthChanged{Service: 0, Reason: "broken"})
+	d.step(Wished{Wish: Wish{Node: "a", Want: WantDrain, Force: true}})
+	if d.core.phase != Drained {
+		t.Errorf("drained by force, and alone: %s", d.core.phase)
+	}
+}
+
+// TestGivingUpWhileTaking: what a commit that is open takes is claimed no more, so the
+// lease waits until the kernel has let it go again.
+func TestGivingUpWhileTaking(t *testing.T) {
+	d := activeDesk(t, map[string]hashring.Set{})
+	if !d.core.openTakes {
+		t.Fatal("takes nothing")
+	}
+	d.step(Wished{Wish: Wish{Node: "a", Want: WantDrain, Force: true}})
+	d.wait(d.core.cfg.Timing.LeaveBy)
+	if d.core.said.Claims.Empty() && d.core.Bulletin().Lease {
+		t.Error("claims nothing, takes 16 buckets, and wants the lease")
+	}
+	d.commits(nil)
+	for d.core.open != nil {
+		d.commits(nil)
+	}
+	if d.core.disowned {
+		t.Error("has let go of all, and waits for it")
+	}
+}
+
 // TestANewerSpecThatNeverServesIsNotWaitedFor (pitfall 24): one whose address is in use,
 // or whose interface is down, keeps the others from serving for a moment only.
 func TestANewerSpecThatNeverServesIsNotWaitedFor(t *testing.T) {

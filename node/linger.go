@@ -24,6 +24,7 @@ func (l *flowLook) hurry(now, pause Time) { l.pause, l.at = pause, min(l.at, now
 func (c *Core) claim(slots hashring.Set) {
 	c.want.AddAll(slots)
 	c.lingering.RemoveAll(slots)
+	c.cutting.RemoveAll(slots)
 	c.lists.yielding.RemoveAll(slots)
 }
 

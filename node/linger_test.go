@@ -199,6 +199,70 @@ func TestDeadlineOfALinger(t *testing.T) {
 	}
 }
 
+// TestLeaverThatSeesNobodyForAMoment: its carrier was away, or the other node restarts.
+// The flows that it waits for go on.
+func TestLeaverThatSeesNobodyForAMoment(t *testing.T) {
+	d := holderDesk(t)
+	d.step(Leave{})
+	d.tells("b", Message{Request: &Request{ID: 7, Slots: d.all()}})
+	d.commits(nil)
+	d.says("b", func(s *Statement) { s.Claims = d.all() })
+	d.tells("b", Message{Confirm: &Confirm{ID: 7, Slots: d.all()}})
+	d.looks(d.all())
+	d.step(WireChanged{Reason: "no carrier"})
+	if d.step(PeerDead{Name: "b"}); d.core.lingering.Count() != 16 {
+		t.Fatalf("without a wire %d of 16 buckets linger", d.core.lingering.Count())
+	}
+	d.step(WireChanged{OK: true, Forwards: true})
+	if d.core.lingering.Empty() && len(d.core.mourned) > 0 {
+		t.Error("while b may be back nothing lingers")
+	}
+}
+
+// TestDeadlineOfWhatIsGivenLate (pitfall 27): a node that drains, and had to serve until
+// the deadline was over, gives its flows their time when it is relieved.
+func TestDeadlineOfWhatIsGivenLate(t *testing.T) {
+	d := holderDesk(t)
+	d.step(Wished{Wish: Wish{Node: "a", Want: WantDrain}})
+	d.step(PeerDead{Name: "b"})
+	d.wait(2 * time.Minute)
+	d.alive("b")
+	d.says("b", func(*Statement) {})
+	d.agrees("b")
+	effects := d.tells("b", Message{Request: &Request{ID: 9, Slots: d.all()}})
+	if got := states(effects); got[Linger] != 16 {
+		t.Errorf("given up after the deadline: %v", got)
+	}
+	for _, commit := range effectsOf[Commit](effects) {
+		if !commit.Cut.Empty() {
+			t.Errorf("cuts %s", commit.Cut)
+		}
+	}
+}
+
+// TestResumeBeforeTheCut: what was to be cut goes on when the node serves again.
+func TestResumeBeforeTheCut(t *testing.T) {
+	d := holderDesk(t)
+	d.step(Wished{Wish: Wish{Node: "a", Want: WantDrain}})
+	given := d.owned("b")
+	d.tells("b", Message{Request: &Request{ID: 7, Slots: given}})
+	d.commits(nil)
+	d.core.commitAfter = d.now + 10*time.Minute // the kernel refuses
+	for range 70 {
+		d.wait(time.Second)
+		if d.core.flowLook.open {
+			d.step(FlowsFound{Live: given})
+		}
+	}
+	if d.core.cutting.Empty() {
+		t.Fatal("nothing is to be cut")
+	}
+	d.step(Wished{Wish: Wish{Node: "a", Want: WantResume}})
+	if !d.core.cutting.Empty() || !d.core.lingering.Equal(given) {
+		t.Errorf("resumed, and %s are still cut; %s linger", d.core.cutting, d.core.lingering)
+	}
+}
+
 // TestDeadlineGoesWithItsDrain (pitfall 27): a drain that is taken back before the node
 // serves leaves none behind, and one that a restart goes on with has one again.
 func TestDeadlineGoesWithItsDrain(t *testing.T) {

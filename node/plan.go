@@ -2,6 +2,7 @@ package node
 
 import (
 	"iter"
+	"slices"
 
 	"github.com/peervip/peervip/hashring"
 )
@@ -125,18 +126,35 @@ func (c *Core) soles() []Sole {
 
 // due are the slots that should come to this node, or be here: what the placement
 // gives it, but of a service for which nobody is fit only what nobody has, or has
-// on its way out; and nothing that nobody should serve.
+// on its way out, or somebody who cannot serve it well or for long; and nothing that
+// nobody should serve.
 func (c *Core) due() hashring.Set {
 	due := c.own.Clone()
 	due.RemoveAll(c.mute)
 	for p := range c.claimers() {
-		if p.member().eligible() > rankNever {
-			stays := p.claims()
-			stays.RetainAll(c.stuck)
-			due.RemoveAll(stays)
+		m := p.member()
+		if m.eligible() == rankNever {
+			continue
 		}
+		stays := p.claims()
+		stays.RetainAll(c.stuck)
+		for service := range c.cfg.Services {
+			if c.relieves(m, service) {
+				for slot := service * c.cfg.Buckets; slot < (service+1)*c.cfg.Buckets; slot++ {
+					stays.Remove(slot)
+				}
+			}
+		}
+		due.RemoveAll(stays)
 	}
 	return due
+}
+
+// relieves reports whether this node, fit or not, should take a service over from a
+// member that is cut off, or that drains and is not fit either. One that drains and is
+// fit goes on as long as nobody else is.
+func (c *Core) relieves(m Member, service int) bool {
+	return c.rank(service) > m.rank(service) && (m.CutOff || slices.Contains(m.Unfit, service))
 }
 
 // claimers yields the peers whose claims are known.

@@ -47,7 +47,7 @@ func (w *world) clients(every, during Time) {
 // judgeLoss is what a change of a node's kernel does to the flows that live there:
 // it accepts them in every state but none.
 func (w *world) judgeLoss(n *simNode, slot Slot, next State) {
-	if next != None || n.core == nil || n.core.phase.Going() && n.lastOne {
+	if next != None || n.core == nil || n.core.phase.Going() && n.forlorn {
 		return
 	}
 	lost := w.endFlows(slot, func(f *simFlow) bool { return f.home == n })

@@ -68,7 +68,8 @@ type simNode struct {
 	saved    Save           // on disk
 	keeps    bool           // its flows go on with its next life
 	left     bool           // it said goodbye when its process ended
-	lastOne  bool           // it leaves, and at some time had no heir
+	lastOne  bool           // it leaves, and at some time had no heir: what it lists moves
+	forlorn  bool           // and was sure that there is nobody: its connections end
 	sees     map[int]uint64 // peers that gossip has reported alive to it: nonce
 	answers  []Answer
 	steadyAt Time // since when it is active
@@ -250,6 +251,7 @@ func (w *world) step(n *simNode, ev Event) {
 	}
 	w.noteServers()
 	n.lastOne = core.phase.Going() && (n.lastOne || !core.hasHeir(rankHolding))
+	n.forlorn = n.lastOne && (n.forlorn || !core.hasHeir(rankHolding) && core.wire.OK && len(core.mourned) == 0)
 	at := core.Deadline()
 	if at <= w.now {
 		w.fault("invariant 5: %s wants to be woken at %v, and it is %v: it would spin", n.name, at, w.now)
