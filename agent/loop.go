@@ -53,7 +53,7 @@ type loop struct {
 	news      news
 	strays    strays
 	ways      ways
-	served    bool // in this life
+	served    bool // in this life, though it may be joining again
 	fatal     error
 	stop      bool
 	keepFlows bool                            // with stop: for the next life

@@ -92,11 +92,11 @@ func (l *loop) alive(m gossip.Member) {
 // asked again), is not stopped by a stranger among its seeds.
 func (l *loop) attempted(ev gossip.Attempt) {
 	l.news.joinErr = l.unreached(ev.Err)
+	joining := l.core.Bulletin().Phase == node.Joining && !l.served
 	alone := ev.Reached == 0 && len(l.strays.members) == 0
 	switch {
-	case l.served:
-		l.step(node.SeedsTried{})
-	case errors.Is(ev.Err, gossip.ErrNameTaken), alone && errors.Is(ev.Err, gossip.ErrWrongKey):
+	case joining && errors.Is(ev.Err, gossip.ErrNameTaken),
+		joining && alone && errors.Is(ev.Err, gossip.ErrWrongKey):
 		l.fatal = fmt.Errorf("joining the cluster %q: %w", l.cfg.Cluster, ev.Err)
 	default:
 		l.step(node.SeedsTried{})

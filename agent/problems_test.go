@@ -95,6 +95,35 @@ func TestVIPConflict(t *testing.T) {
 	r.problem(t, false, "is in use by")
 }
 
+// A node that must be silent says so, whatever keeps its lease away, and so does one that
+// had to be a moment ago.
+func TestASilentNodeSaysSo(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "a").start()
+	now := node.Time(time.Hour)
+	told := func(h node.HeraldStatus) (lines []string) {
+		r.ask(t, func(l *loop) {
+			l.beaconProblems(true, outlook{now: now, herald: h}, func(format string, args ...any) {
+				lines = append(lines, fmt.Sprintf(format, args...))
+			})
+		})
+		return lines
+	}
+	contains := func(h node.HeraldStatus, words string, want bool) {
+		t.Helper()
+		if lines := told(h); strings.Contains(strings.Join(lines, "\n"), words) != want {
+			t.Errorf("%+v: %q; says %q: want %t", h, lines, words, want)
+		}
+	}
+	contains(node.HeraldStatus{Wanted: true}, "this node is silent: its lease is not armed yet", true)
+	contains(node.HeraldStatus{Wanted: true, Held: true}, "silent", false)
+	contains(node.HeraldStatus{}, "silent", false)
+	paused := node.HeraldStatus{Held: true, Wanted: true, Lapses: node.Lapses{Count: 3, LastFor: node.Time(40 * time.Millisecond)}}
+	contains(paused, "this node had to be silent 3 times since its start, the last time for 40ms", true)
+	now += node.Time(2 * lateLately)
+	contains(paused, "had to be silent", false)
+}
+
 // A problem that has passed is not told for ever.
 func TestTrend(t *testing.T) {
 	var c trend

@@ -240,10 +240,8 @@ func (c *Core) finish() {
 		if c.now >= c.giveUpBy || !c.hasHeir(rankHolding) {
 			c.giveUp()
 		}
-		// Nobody is left to serve the address: why wait. But for whom this node may have
-		// missed for a moment only, or who restarts.
-		if c.phase == Leaving && !c.hasHeir(rankHolding) && c.wire.OK && len(c.mourned) == 0 {
-			c.lingering = c.cfg.newSet()
+		if c.phase == Leaving && !c.hasHeir(rankHolding) && !c.awaitsHeir() {
+			c.lingering = c.cfg.newSet() // nobody is left to serve the address: why wait
 		}
 		late := c.now >= max(c.giveUpBy, c.cutBy)+c.cfg.Timing.LeaveBy
 		over := c.phase == Leaving && c.idle() ||
@@ -285,6 +283,17 @@ func (c *Core) hasHeir(least rank) bool {
 	return slices.ContainsFunc(c.view.Members(), func(m Member) bool {
 		return m.Name != c.cfg.Name && m.eligible() >= least
 	})
+}
+
+// awaitsHeir reports whether another node may soon serve again: this one may have missed
+// it for a moment only, or it restarts, or joins.
+func (c *Core) awaitsHeir() bool {
+	for p := range c.claimers() {
+		if phase := p.member().Phase; phase == Restarting || phase == Joining {
+			return true
+		}
+	}
+	return !c.wire.OK || len(c.mourned) > 0
 }
 
 // hasFitHeir reports whether each service has another fit node: each of those for which

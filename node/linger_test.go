@@ -199,8 +199,8 @@ func TestDeadlineOfALinger(t *testing.T) {
 	}
 }
 
-// TestLeaverThatSeesNobodyForAMoment: its carrier was away, or the other node restarts.
-// The flows that it waits for go on.
+// TestLeaverThatSeesNobodyForAMoment: its carrier was away. The
+// flows that it waits for go on.
 func TestLeaverThatSeesNobodyForAMoment(t *testing.T) {
 	d := holderDesk(t)
 	d.step(Leave{})
@@ -213,9 +213,24 @@ func TestLeaverThatSeesNobodyForAMoment(t *testing.T) {
 	if d.step(PeerDead{Name: "b"}); d.core.lingering.Count() != 16 {
 		t.Fatalf("without a wire %d of 16 buckets linger", d.core.lingering.Count())
 	}
-	d.step(WireChanged{OK: true, Forwards: true})
-	if d.core.lingering.Empty() && len(d.core.mourned) > 0 {
-		t.Error("while b may be back nothing lingers")
+}
+
+// TestLeaverWaitsForWhoRestarts: the only other node is back soon, and serves.
+func TestLeaverWaitsForWhoRestarts(t *testing.T) {
+	d := holderDesk(t)
+	d.step(Leave{})
+	d.tells("b", Message{Request: &Request{ID: 7, Slots: d.all()}})
+	d.commits(nil)
+	d.says("b", func(s *Statement) { s.Claims = d.all() })
+	d.tells("b", Message{Confirm: &Confirm{ID: 7, Slots: d.all()}})
+	d.looks(d.all())
+	d.says("b", func(s *Statement) { s.Phase, s.Claims = Restarting, d.core.cfg.newSet() })
+	if d.step(PeerDead{Name: "b", Left: true}); d.core.lingering.Count() != 16 {
+		t.Fatalf("while b restarts %d of 16 buckets linger", d.core.lingering.Count())
+	}
+	d.wait(d.core.cfg.Timing.Restart + time.Second)
+	if !d.core.lingering.Empty() {
+		t.Errorf("b does not come back, and %s linger", d.core.lingering)
 	}
 }
 

@@ -251,7 +251,7 @@ func (w *world) step(n *simNode, ev Event) {
 	}
 	w.noteServers()
 	n.lastOne = core.phase.Going() && (n.lastOne || !core.hasHeir(rankHolding))
-	n.forlorn = n.lastOne && (n.forlorn || !core.hasHeir(rankHolding) && core.wire.OK && len(core.mourned) == 0)
+	n.forlorn = n.lastOne && (n.forlorn || !core.hasHeir(rankHolding) && !core.awaitsHeir())
 	at := core.Deadline()
 	if at <= w.now {
 		w.fault("invariant 5: %s wants to be woken at %v, and it is %v: it would spin", n.name, at, w.now)

@@ -10,6 +10,22 @@ import (
 
 // TestWishForANodeOfAnotherSpecEnds: its statements cannot be read for buckets,
 // but what it has obeyed can.
+// TestWishForWhoRestarts: it is listed, and can be told nothing until it is back.
+func TestWishForWhoRestarts(t *testing.T) {
+	d := activeDesk(t, map[string]hashring.Set{"b": setOf(16)})
+	d.says("b", func(s *Statement) { s.Phase = Restarting })
+	d.step(PeerDead{Name: "b", Left: true})
+	for name, want := range map[string]string{
+		"b": "b is restarting; try again when `peervip status` shows it active",
+		"c": "no node is named \"c\"; `peervip status` lists them",
+	} {
+		answers := effectsOf[Answer](d.step(Wished{Token: 1, Wish: Wish{Node: name, Want: WantDrain}}))
+		if len(answers) != 1 || answers[0].Refused != want {
+			t.Errorf("a wish for %s is answered %+v, want %s", name, answers, want)
+		}
+	}
+}
+
 func TestWishForANodeOfAnotherSpecEnds(t *testing.T) {
 	d := activeDesk(t, map[string]hashring.Set{"b": setOf(16)})
 	d.step(PeerAlive{Incarnation: Incarnation{"x", 'x'}, SpecDigest: 7})
