@@ -20,6 +20,9 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=$(STAMP)
 TEST := $(GO) test -v -count=1 -p 1 -timeout 10m
 SHOW := 2>&1 | .ci/closing
 
+# What `make test` runs, one after the other, each whatever became of those before.
+STAGES := check unit race sim kernel e2e
+
 # The packages whose tests need root and a kernel; all others are quick.
 KERNEL := ./nft/... ./node/link/... ./gossip/... ./e2e/lab/...
 # Seeds of the simulator for each of six kinds of trouble (four more get a share):
@@ -30,7 +33,7 @@ RACESEEDS ?= 20
 # Commands that the tests call, and the Debian packages that have them.
 TOOLS := nft:nftables ip:iproute2 ping:iputils-ping socat:socat gcc:gcc gcc:libc6-dev
 
-.PHONY: help build lab test bench sim fmt clean root go tools check unit kernel e2e
+.PHONY: help build lab test bench fmt clean root go tools $(STAGES)
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,24 +45,22 @@ lab: root build ## show everything on this machine, as root: nodes, clients, fau
 	./bin/peervip lab $(LAB)
 
 test: root go tools ## pass all tests, as root (about 14 minutes on 2 cores)
-	@$(MAKE) check
-	@$(MAKE) unit
-	@$(MAKE) sim
-	@$(MAKE) kernel
-	@$(MAKE) e2e
-	@echo "all tests passed, none was skipped"
+	@.ci/stages $(STAGES)
 
 check: go
 	@echo "== formatting, go.mod, vet, staticcheck"
-	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "not formatted (make fmt): $$unformatted"; exit 1; }
-	$(GO) mod tidy -diff
-	$(GO) mod verify
-	$(GO) vet ./...
-	$(GO) tool staticcheck ./...
+	@.ci/each 'gofmt -d .' \
+		'$(GO) mod tidy -diff' \
+		'$(GO) mod verify' \
+		'$(GO) vet ./...' \
+		'$(GO) tool staticcheck ./...'
 
 unit: root go tools
-	@echo "== unit tests, fuzz seeds, the simulator, with the race detector"
+	@echo "== unit tests and fuzz seeds, with the race detector"
 	@packages=$$($(GO) list ./... | grep -v -x -F -f <($(GO) list $(KERNEL) ./e2e ./node)); $(TEST) -race -parallel 4 $$packages $(SHOW)
+
+race: go
+	@echo "== the core and its simulator, $(RACESEEDS) seeds, with the race detector"
 	@$(TEST) -race ./node -sim.seeds=$(RACESEEDS) $(SHOW)
 
 sim: go ## run the simulator: make sim SEEDS=20000
