@@ -90,7 +90,9 @@ func stackTable(s Spec) table {
 				// A client that still has a NIC's own MAC for the VIP sends to that node
 				// alone. It is served, since nobody else sees its packets, and counted,
 				// since it bypasses the buckets: an operator should know.
-				{etherDst(isNot, s.ClusterMAC), count(counterForeignMAC), accept()},
+				{etherDst(isNot, s.ClusterMAC), markedHost(), count(counterForeignMAC), accept()},
+				// What came to broadcast or to another group the guard drops.
+				{etherDst(isNot, s.ClusterMAC), accept()},
 				{notMarkedHost(), gotoChain("vip")},
 			})},
 			{"vip", nil, classify(s)},

@@ -241,6 +241,11 @@ func notMarkedHost() term {
 	}}
 }
 
+// markedHost matches a packet that came to the NIC's own MAC address, or was marked.
+func markedHost() term {
+	return term{"meta pkttype host", nil, metaIs(expr.MetaKeyPKTTYPE, []byte{unix.PACKET_HOST})}
+}
+
 // ctKnown matches what conntrack knows. Its mere presence in a table has the
 // kernel track all flows (net/netfilter/nft_ct.c, nf_ct_netns_get).
 func ctKnown() term {

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -42,7 +44,7 @@ func (p *parser) keys(raw rawCluster) agent.Keyring {
 
 // readKeys reads a key file: a key a line, 32 bytes in base64 or hexadecimal,
 // the first for signing; empty lines and lines that begin with # do not count.
-// A file that others than its owner may read is refused.
+// A file that others than root and the agent's own user may read or replace is refused.
 func readKeys(path string) (agent.Keyring, error) {
 	// Not blocking, so that a pipe is refused instead of waited for.
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
@@ -64,6 +66,12 @@ func readKeys(path string) (agent.Keyring, error) {
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		return nil, fmt.Errorf("%s has mode %04o, so others than its owner can use it: chmod 600 %s", name, mode, name)
 	}
+	if err := checkOwner(name, info); err != nil {
+		return nil, err
+	}
+	if err := checkDirectory(path); err != nil {
+		return nil, err
+	}
 	content, err := io.ReadAll(io.LimitReader(file, maxKeyFile))
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", name, withoutPath(err))
@@ -73,6 +81,34 @@ func readKeys(path string) (agent.Keyring, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return keys, nil
+}
+
+// checkOwner refuses a key that belongs to somebody who is neither root nor the
+// agent's own user: whoever owns a file can read and change it, whatever its mode.
+func checkOwner(name string, info os.FileInfo) error {
+	owner := info.Sys().(*syscall.Stat_t).Uid
+	own := uint32(os.Geteuid())
+	if owner == 0 || owner == own {
+		return nil
+	}
+	return fmt.Errorf("%s belongs to user %d, who can read and change it: chown %d %s", name, owner, own, name)
+}
+
+// checkDirectory refuses a directory in which everybody may put another file in the
+// key's place. Where the sticky bit is set only its owner may.
+func checkDirectory(path string) error {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	dir := filepath.Dir(path)
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("asking for the mode of %s: %w", shown(dir), withoutPath(err))
+	}
+	if info.Mode().Perm()&0o002 != 0 && info.Mode()&os.ModeSticky == 0 {
+		return fmt.Errorf("everybody may write to its directory %s, and so put another key there: chmod o-w %s", shown(dir), shown(dir))
+	}
+	return nil
 }
 
 // withoutPath is for errors that name the path already.
@@ -88,7 +124,8 @@ func parseKeys(content []byte) (agent.Keyring, error) {
 	const cure = "make a key with `peervip keygen`"
 	var keys agent.Keyring
 	number := 0
-	for line := range strings.Lines(string(content)) {
+	text := strings.TrimPrefix(string(content), "\ufeff") // editors of Windows put a byte order mark there
+	for line := range strings.Lines(text) {
 		number++
 		line = strings.TrimSpace(line)
 		if line == "" || line[0] == '#' {

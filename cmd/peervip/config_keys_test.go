@@ -20,6 +20,7 @@ func TestKeyFile(t *testing.T) {
 		{"base64", testKey1, 0o600, ""},
 		{"base64 without padding", strings.TrimRight(testKey1, "="), 0o400, ""},
 		{"hexadecimal", strings.ToUpper(testKey2) + "\r\n", 0o600, ""},
+		{"with a byte order mark", "\ufeff" + testKey1 + "\r\n", 0o600, ""},
 		{"a ring", "# new\n" + testKey1 + "\n\n# old\n  " + testKey2 + "\n", 0o600, ""},
 		{"empty", "", 0o600, "FILE: no key in it" + cure},
 		{"comments only", "# key\n", 0o600, "FILE: no key in it" + cure},
@@ -38,6 +39,28 @@ func TestKeyFile(t *testing.T) {
 			checkKeyFile(t, file, test.want)
 		})
 	}
+	if os.Geteuid() == 0 { // only root can give a file away
+		foreign := writeFile(t, "key", testKey1, 0o600)
+		if err := os.Chown(foreign, 65534, 65534); err != nil {
+			t.Fatal(err)
+		}
+		checkKeyFile(t, foreign, "FILE belongs to user 65534, who can read and change it: chown 0 FILE")
+	}
+	everybodys := writeFile(t, "key", testKey1, 0o600)
+	directory := filepath.Dir(everybodys)
+	if err := os.Chmod(directory, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	checkKeyFile(t, everybodys, "everybody may write to its directory "+directory+", and so put another key there: chmod o-w "+directory)
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(everybodys, link); err != nil {
+		t.Fatal(err)
+	}
+	checkKeyFile(t, link, "everybody may write to its directory "+directory+", and so put another key there: chmod o-w "+directory)
+	if err := os.Chmod(directory, 0o777|os.ModeSticky); err != nil {
+		t.Fatal(err)
+	}
+	checkKeyFile(t, everybodys, "")
 	missing := filepath.Join(t.TempDir(), "key")
 	checkKeyFile(t, missing, "FILE does not exist: copy it from another node, or make the cluster's first key with `(umask 077; peervip keygen > FILE)`")
 	checkKeyFile(t, t.TempDir(), "FILE is not a regular file: name the file with the key")
