@@ -227,11 +227,9 @@ type beaconTrends struct {
 	pauses, signature, version, cluster, late, failed, overflow trend
 }
 
-// lateLately is how long a late beacon is told of.
-const lateLately = time.Minute
-
 // beaconProblems says what is wrong with beacons and the lease, in words.
-func (l *loop) beaconProblems(attached bool, o outlook, add func(format string, args ...any)) {
+func (l *loop) beaconProblems(attached bool, o outlook, list *problemList) {
+	add := list.add
 	h, t, port := &o.herald, &l.news.beacons, l.cfg.BeaconPort
 	var waits, unicast []string
 	for _, n := range h.Neighbours {
@@ -255,15 +253,15 @@ func (l *loop) beaconProblems(attached bool, o outlook, add func(format string, 
 	default:
 		add("this node is silent: its lease is not armed yet; if this lasts, its log says why")
 	}
-	if n := h.Lapses.Count; t.pauses.grewWithin(n, o.now, lateLately) {
-		add("this node had to be silent %d times since its start, the last time for %v: beacons get lost on the way, or come late", n, h.Lapses.LastFor.Round(time.Millisecond))
+	if n := h.Lapses.Count; t.pauses.grew(n, o.now) {
+		add("this node had to be silent, the last time for %v (pauses since its start: %d): beacons get lost on the way, or come late", h.Lapses.LastFor.Round(time.Millisecond), n)
 	}
 	switch {
 	case !attached, h.Muted: // nothing comes to an address that is not there
 	case h.CutOff:
-		add("this node is cut off: no peer hears it on the wire, or it hears none there, though others do; its buckets go to them: look at its switch port, and at firewalls on its way")
+		list.addLogged("this node is cut off: no peer hears it on the wire, or it hears none there, though others do; its buckets go to them: look at its switch port, and at firewalls on its way")
 	case !h.WireProof && !h.OthersProof && len(unicast) > 0:
-		add("no beacon comes on the wire, of nobody to anybody, though they come by unicast: look for a switch that does not pass frames to the cluster MAC, and for firewalls that drop UDP to port %d of %s", port, l.cfg.Spec.VIPs[0])
+		list.addAlert("no beacon comes on the wire", "no beacon comes on the wire, of nobody to anybody, though they come by unicast: clients' packets come the same way. Look for IGMP snooping or another reason why the switch does not pass frames to the cluster MAC (docs/operating.md, \"Switches and routers\"), and for firewalls that drop UDP to port %d of %s", port, l.cfg.Spec.VIPs[0])
 	}
 	if n := o.faults[node.BeaconSignature.String()]; t.signature.grew(n, o.now) {
 		add("%d beacons were signed with another key: give all nodes the same key file", n)
@@ -274,11 +272,11 @@ func (l *loop) beaconProblems(attached bool, o outlook, add func(format string, 
 	if n := o.faults[node.BeaconCluster.String()]; t.cluster.grew(n, o.now) {
 		add("%d beacons were of another cluster on the same address: give one of the two another address or cluster.beacon_port", n)
 	}
-	if late := o.line.Lateness; t.late.grewWithin(late.Skipped, o.now, lateLately) {
+	if late := o.line.Lateness; t.late.grew(late.Skipped, o.now) {
 		add("beacons leave late, the last time by %v: this machine is too busy (the thread that sends them is scheduled as %s)", late.LastSkip.Round(time.Millisecond), o.line.Class)
 	}
 	failed := o.line.Wire.Dropped + o.line.Wire.Failed
-	if t.failed.grewWithin(failed, o.now, lateLately) && l.link.OK {
+	if t.failed.grew(failed, o.now) && l.link.OK {
 		add("%d beacons could not be sent on the wire, the last one: %v", failed, o.line.Wire.LastError)
 	}
 	if n := o.line.Wire.Overflows + o.line.Unicast.Overflows; t.overflow.grew(n, o.now) {

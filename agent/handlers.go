@@ -31,7 +31,8 @@ func (a *agent) serveStatus(w http.ResponseWriter, r *http.Request) {
 		snapshot := a.loop.core.Snapshot()
 		s = a.cfg.statusOf(snapshot)
 		m.outlook.tell(&s, a.opts.Untuned)
-		s.Problems = append(s.Problems, a.loop.problems(snapshot, m)...)
+		problems, alert := a.loop.problems(snapshot, m).texts()
+		s.Problems, s.Alert = append(s.Problems, problems...), alert
 	})
 	if err != nil {
 		unavailable(w, err)

@@ -2,7 +2,7 @@ package agent
 
 import (
 	"context"
-	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"time"
@@ -18,8 +18,9 @@ const (
 	conflictLasts = 30 * time.Second
 	// claimLasts is the same of a VIP that another host has: it answers when it is asked.
 	claimLasts = 2 * time.Minute
-	// lately is how long ago something may have been counted to be a problem still.
-	lately = 10 * time.Minute
+	// lately is how long ago something may have been counted to be a problem still. What
+	// is over is in the log.
+	lately = time.Minute
 )
 
 // news is what the shell has heard and the core has no use for: it makes the
@@ -33,6 +34,7 @@ type news struct {
 
 	foreignMAC, ownBeacons, knocks, drops trend
 	beacons                               beaconTrends
+	troubles                              troubles
 }
 
 type nameConflict struct {
@@ -40,8 +42,8 @@ type nameConflict struct {
 	seen node.Time
 }
 
-func newNews() news {
-	return news{specs: map[string]Spec{}, strange: map[string]string{}, conflicts: map[string]nameConflict{}}
+func newNews(log *slog.Logger) news {
+	return news{specs: map[string]Spec{}, strange: map[string]string{}, conflicts: map[string]nameConflict{}, troubles: newTroubles(log)}
 }
 
 // forget is for a member that is gone.
@@ -72,15 +74,20 @@ func (n *news) conflict(c gossip.Conflict, now node.Time) bool {
 
 // measures are the counts that may be problems.
 type measures struct {
-	counters *nft.Counters // nil: the kernel did not say
+	counters *nft.Counters // nil: the kernel did not say, or was not asked
 	knocks   uint64        // of strangers at the gossip port
 	conflict error         // another host has taken a VIP for its own
 	outlook  outlook
 }
 
-// measure takes them now.
+// measured are those that cost nothing.
+func (a *agent) measured() measures {
+	return measures{knocks: a.cluster.Stats().OtherKey, conflict: a.wire.Conflict(claimLasts), outlook: a.loop.beacons.outlook()}
+}
+
+// measure takes them all.
 func (a *agent) measure(ctx context.Context) (measures, error) {
-	m := measures{knocks: a.cluster.Stats().OtherKey, conflict: a.wire.Conflict(claimLasts), outlook: a.loop.beacons.outlook()}
+	m := a.measured()
 	counters, err := a.loop.kernel.counters(ctx)
 	if err == nil {
 		m.counters = &counters
@@ -90,9 +97,12 @@ func (a *agent) measure(ctx context.Context) (measures, error) {
 
 // problems are the core's and the shell's own, in words. It must be asked now and then
 // though nobody wants to know, since what has grown since the last time has grown lately.
-func (l *loop) problems(s node.Snapshot, m measures) []string {
-	list := slices.Clone(s.Problems)
-	add := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
+func (l *loop) problems(s node.Snapshot, m measures) *problemList {
+	var list problemList
+	for _, text := range s.Problems {
+		list.list = append(list.list, problem{text: text, logged: slices.Contains(s.Noticed, text), waits: text == s.Waits})
+	}
+	add := list.add
 	n, now := &l.news, l.now()
 	for _, peer := range s.Nodes {
 		if spec, ok := n.specs[peer.Name]; ok && peer.Alive {
@@ -102,33 +112,34 @@ func (l *loop) problems(s node.Snapshot, m measures) []string {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(n.strange)) {
-		add("%s", n.strange[name])
+		list.addLogged("%s", n.strange[name])
 	}
 	maps.DeleteFunc(n.conflicts, func(_ string, c nameConflict) bool { return now-c.seen > conflictLasts })
 	for _, name := range slices.Sorted(maps.Keys(n.conflicts)) {
-		add("two nodes are named %s, at %s and at %s: give one of the two another name", name, n.conflicts[name].Known, n.conflicts[name].Other)
+		list.addLogged("two nodes are named %s, at %s and at %s: give one of the two another name", name, n.conflicts[name].Known, n.conflicts[name].Other)
 	}
 	if m.conflict != nil {
-		add("%v", m.conflict)
+		list.addLogged("%v", m.conflict)
 	}
 	if n.joinErr != nil {
 		add("not all seeds are reached: %v", n.joinErr)
 	}
 	if n.guardErr != nil {
-		add("the guard against unfiltered packets may be missing: %v; tried again each second", n.guardErr)
+		list.addLogged("the guard against unfiltered packets may be missing: %v; tried again each second", n.guardErr)
 	}
 	if err := l.saver.err(); err != nil {
-		add("a restart would forget whether this node is drained: %v; tried again every %v", err, l.saver.again)
+		list.addLogged("a restart would forget whether this node is drained: %v; tried again every %v", err, l.saver.again)
 	}
-	l.beaconProblems(s.Attached, m.outlook, add)
+	l.beaconProblems(s.Attached, m.outlook, &list)
 	if c := m.counters; c != nil {
-		own := m.outlook.own() + c.Beacons.BySource[l.cfg.Address].Packets
-		if n.ownBeacons.grew(own, now) {
-			add("%d of this node's own beacons came back to it: there is a loop on the wire, or another host with the address %s", own, l.cfg.Address)
-		}
-		if foreign := c.ForeignMAC.Packets; n.foreignMAC.grew(foreign, now) {
-			add("%d packets for the VIP came to this node's own MAC and past the buckets: a client or router holds a stale neighbour entry for it; clear it there", foreign)
-		}
+		n.ownBeacons.grew(m.outlook.own()+c.Beacons.BySource[l.cfg.Address].Packets, now)
+		n.foreignMAC.grew(c.ForeignMAC.Packets, now)
+	}
+	if own := &n.ownBeacons; own.recent(now, lately) {
+		add("%d of this node's own beacons came back to it: there is a loop on the wire, or another host with the address %s", own.last, l.cfg.Address)
+	}
+	if foreign := &n.foreignMAC; foreign.recent(now, lately) {
+		add("%d packets for the VIP came to this node's own MAC and past the buckets: a client or router holds a stale neighbour entry for it; clear it there", foreign.last)
 	}
 	if n.knocks.grew(m.knocks, now) {
 		add("%d times since the start somebody without this cluster's key knocked at port %d: give it the right key file, or keep it out", m.knocks, l.cfg.Port)
@@ -136,7 +147,7 @@ func (l *loop) problems(s node.Snapshot, m measures) []string {
 	if c := l.queue.drops(); n.drops.grew(c, now) {
 		add("%d messages of peers were dropped, because this node could not keep up: is its processor overloaded?", c)
 	}
-	return list
+	return &list
 }
 
 // trend says whether a count has grown lately.
@@ -154,5 +165,10 @@ func (t *trend) grewWithin(count uint64, now node.Time, within time.Duration) bo
 		t.at = now
 	}
 	t.last = count
+	return t.recent(now, within)
+}
+
+// recent says whether it had grown within that time when the count was last taken.
+func (t *trend) recent(now node.Time, within time.Duration) bool {
 	return t.at > 0 && now-t.at < within
 }

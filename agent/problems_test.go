@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
@@ -78,7 +79,7 @@ func TestNameConflict(t *testing.T) {
 		}
 	})
 	r.problem(t, false, "two nodes are named")
-	n := newNews()
+	n := newNews(slog.New(slog.DiscardHandler))
 	if !n.conflict(conflict, time.Minute) || n.conflict(conflict, time.Minute+time.Second) || !n.conflict(conflict, 3*time.Minute) {
 		t.Error("a conflict is new when it was not seen for a while, and only then")
 	}
@@ -101,10 +102,10 @@ func TestASilentNodeSaysSo(t *testing.T) {
 	t.Parallel()
 	l := newRig(t, "a").loop // not running: it would look for problems by itself
 	now := node.Time(time.Hour)
-	told := func(h node.HeraldStatus) (lines []string) {
-		l.beaconProblems(true, outlook{now: now, herald: h}, func(format string, args ...any) {
-			lines = append(lines, fmt.Sprintf(format, args...))
-		})
+	told := func(h node.HeraldStatus) []string {
+		var list problemList
+		l.beaconProblems(true, outlook{now: now, herald: h}, &list)
+		lines, _ := list.texts()
 		return lines
 	}
 	contains := func(h node.HeraldStatus, words string, want bool) {
@@ -117,8 +118,8 @@ func TestASilentNodeSaysSo(t *testing.T) {
 	contains(node.HeraldStatus{Wanted: true, Held: true}, "silent", false)
 	contains(node.HeraldStatus{}, "silent", false)
 	paused := node.HeraldStatus{Held: true, Wanted: true, Lapses: node.Lapses{Count: 3, LastFor: node.Time(40 * time.Millisecond)}}
-	contains(paused, "this node had to be silent 3 times since its start, the last time for 40ms", true)
-	now += node.Time(2 * lateLately)
+	contains(paused, "this node had to be silent, the last time for 40ms (pauses since its start: 3)", true)
+	now += node.Time(2 * lately)
 	contains(paused, "had to be silent", false)
 }
 

@@ -31,7 +31,9 @@ type Status struct {
 	Health   []HealthStatus    `json:"health"`
 	Counters map[string]uint64 `json:"counters"`
 	Beacons  BeaconsStatus     `json:"beacons"`
-	Problems []string          `json:"problems"`
+	// Alert is what clients suffer from, in a few words; empty: nothing that is known of.
+	Alert    string   `json:"alert"`
+	Problems []string `json:"problems"`
 }
 
 // NodeStatus is one node as the answering agent sees it.

@@ -182,9 +182,14 @@ func (a *agent) observe(ctx context.Context) error {
 			}
 			failing = err != nil
 			a.loop.post(node.FlowsCounted{Counts: counts})
-			m, _ := a.measure(ctx) // who asks for the status gets the error
-			a.loop.queue.put(func() { a.loop.problems(a.loop.core.Snapshot(), m) })
 		}
+		m := a.measured()
+		if look%restingLooks == 0 {
+			m, _ = a.measure(ctx) // who asks for the status gets the error
+		}
+		a.loop.queue.put(func() {
+			a.loop.news.troubles.look(a.loop.now(), a.loop.problems(a.loop.core.Snapshot(), m).list)
+		})
 		heard := a.wire.Heard()
 		a.loop.queue.put(func() {
 			a.loop.forwardsChanged(heard)

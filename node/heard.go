@@ -138,7 +138,11 @@ func (c *Core) reconsider(p *peer) {
 		c.forgetPeer(p, false)
 		c.greet(c.newPeer(p.PeerAlive, p.listed))
 	case !alive && p.alive:
-		c.notice(true, "%s is dead", p.Name)
+		if c.wire.OK {
+			c.notice(true, "%s is silent or dead", p.Name)
+		} else {
+			c.notice(false, "%s is not heard any more: this node has no wire", p.Name)
+		}
 		p.alive, p.diedAt = false, c.now
 		if c.cfg.Silence > 0 && p.heard != nil {
 			c.mourn(p, c.cfg.Timing.Mourn-c.cfg.Silence)

@@ -48,10 +48,10 @@ func TestHeirIsWaryWithoutLists(t *testing.T) {
 			t.Fatalf("took %+v after %+v", got, m)
 		}
 	}
-	if d.wait(d.core.cfg.Timing.Alone); !slices.ContainsFunc(d.core.problems(), func(p string) bool {
+	if d.wait(d.core.cfg.Timing.Alone); !slices.ContainsFunc(d.core.Snapshot().Problems, func(p string) bool {
 		return strings.Contains(p, "of 1 buckets datagrams are not answered here")
 	}) {
-		t.Errorf("problems %q", d.core.problems())
+		t.Errorf("problems %q", d.core.Snapshot().Problems)
 	}
 	commit := theCommit(t, d.tells("c", Message{Lists: &Lists{ID: 5, Slots: flowsIn(one, 1)}}))
 	if len(commit.Changes) != 1 || commit.Changes[0].State != Adopt || len(commit.List) != 1 || commit.List[0] != flowIn(first(one), 1) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/peervip/peervip/hashring"
 )
@@ -20,6 +21,10 @@ type Snapshot struct {
 	Services []ServiceSnapshot
 	// Problems are whole sentences, each with its cure.
 	Problems []string
+	// Noticed are those of them that began with a Notice.
+	Noticed []string
+	// Waits is the one of them that says why this node does not serve yet, or "".
+	Waits string
 }
 
 // NodeSnapshot is one node as this node sees it.
@@ -53,7 +58,10 @@ type ServiceSnapshot struct {
 func (c *Core) Snapshot() Snapshot {
 	s := Snapshot{
 		Phase: c.phase, View: c.view.Digest(), Agreed: c.agreed(), Attached: c.attached,
-		Problems: c.problems(),
+	}
+	s.Problems, s.Noticed = c.problems()
+	if len(s.Problems) > 0 && strings.HasPrefix(s.Problems[0], notServing) {
+		s.Waits = s.Problems[0]
 	}
 	self := NodeSnapshot{Incarnation: c.cfg.Incarnation, Phase: c.phase, Alive: true, Weight: c.weight}
 	for i := range c.cfg.Services {
@@ -174,13 +182,20 @@ func (c *Core) claimants() []int {
 	return n
 }
 
-// problems lists what keeps this node or the cluster from being well.
-func (c *Core) problems() []string {
-	var list []string
+// notServing begins the problem that this node does not serve.
+const notServing = "not serving yet: "
+
+// problems lists what keeps this node or the cluster from being well, and which of it
+// a notice has told.
+func (c *Core) problems() (list, noticed []string) {
 	add := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
+	told := func(format string, args ...any) {
+		add(format, args...)
+		noticed = append(noticed, list[len(list)-1])
+	}
 	if c.phase == Joining {
 		if why := c.mayServe(); why != "" {
-			add("not serving yet: %s", why)
+			add("%s%s", notServing, why)
 		}
 	} else if !slices.ContainsFunc(c.view.Members(), func(m Member) bool { return m.Name != c.cfg.Name }) {
 		if waits := slices.ContainsFunc(slices.Collect(c.alivePeers()), c.keptFromServing); waits {
@@ -190,17 +205,17 @@ func (c *Core) problems() []string {
 		}
 	}
 	if c.attachFailed != nil && !c.attached {
-		add("the address cannot be brought up: %v", c.attachFailed)
+		told("the address cannot be brought up: %v", c.attachFailed)
 	}
 	if why := c.listProblem(); why != "" {
 		add("%s", why)
 	}
 	if c.commitFailed != nil {
-		add("the kernel has refused the last change of buckets (%v); it is tried again", c.commitFailed)
+		told("the kernel has refused the last change of buckets (%v); it is tried again", c.commitFailed)
 	}
 	for i, svc := range c.cfg.Services {
 		if c.wantUnfit[i] {
-			add("service %s: this node is unfit: %s", svc.Name, c.whyUnfit[i])
+			told("service %s: this node is unfit: %s", svc.Name, c.whyUnfit[i])
 		}
 		if c.phase.Serving() {
 			c.rankProblem(svc.Name, c.places[i].rank, add)
@@ -218,11 +233,11 @@ func (c *Core) problems() []string {
 		}
 	}
 	for _, n := range c.order {
-		if !n.alive {
-			add("%s is dead; its buckets have gone to the others until it is started again", n.Name)
+		if !n.alive && c.wire.OK { // without a wire this node hears nobody
+			told("%s is silent or dead; its buckets have gone to the others until it is back", n.Name)
 		}
 	}
-	return list
+	return list, noticed
 }
 
 // keptFromServing reports whether a member joins for longer than that takes.

@@ -124,7 +124,7 @@ func TestProblemsAreWhatAnOperatorReads(t *testing.T) {
 			d := activeDesk(t, map[string]hashring.Set{"b": setOf(16), "c": setOf(16)})
 			d.step(PeerDead{Name: "b"})
 			return d
-		}, []string{"b is dead; its buckets have gone to the others until it is started again"}},
+		}, []string{"b is silent or dead; its buckets have gone to the others until it is back"}},
 		"another spec": {func(t *testing.T) *desk {
 			d := two(t)
 			d.step(PeerAlive{Incarnation: Incarnation{"x", 'x'}, SpecDigest: 9, SpecRevision: 3})
@@ -232,7 +232,7 @@ func TestNoticesTellOperatorsWhatHappens(t *testing.T) {
 	want := []string{
 		"! the kernel refused a change of 6 buckets: no memory",
 		"! service web: this node is unfit: connection refused",
-		"! b is dead",
+		"! b is silent or dead",
 		"  b has left",
 		"  b is a member",
 		"  b has restarted",

@@ -68,7 +68,7 @@ packets: 123456 accepted, 234567 dropped (the other nodes' share)
 			}
 			s.Problems = []string{
 				"service other: this node is unfit: tcp 127.0.0.1:80: connection refused",
-				"web-2 is dead; its buckets have gone to the others until it is started again",
+				"web-2 is silent or dead; its buckets have gone to the others until it is back",
 			}
 		}, `
 2 PROBLEMS: node web-1 of cluster web is drained
@@ -78,15 +78,15 @@ packets: 123456 accepted, 234567 dropped (the other nodes' share)
 
   NODE   ADDRESS     PHASE    HEALTH  WEIGHT  BUCKETS   SHARE  FLOWS
 * web-1  192.0.2.11  drained  ok         100        0    0.0%      0
-  web-2  192.0.2.12  DEAD     -          100        0    0.0%      0
+  web-2  192.0.2.12  SILENT   -          100        0    0.0%      0
     will be told to drain when it comes back
   web-3  192.0.2.13  active   UNFIT     1000     1024  100.0%      3
 
 check  other: tcp 127.0.0.1:80: connection refused
 
   !  service other: this node is unfit: tcp 127.0.0.1:80: connection refused
-  !  web-2 is dead; its buckets have gone to the others until it is started
-     again
+  !  web-2 is silent or dead; its buckets have gone to the others until it is
+     back
 `},
 		{"one has left and will be back", func(s *agent.Status) {
 			s.Nodes[1] = agent.NodeStatus{Name: "web-2", Phase: "restarting", Services: map[string]agent.NodeServiceStatus{"other": {}}}
@@ -182,11 +182,12 @@ packets: 0 accepted, 0 dropped (the other nodes' share)
 
 func TestVerdict(t *testing.T) {
 	for want, change := range map[string]func(*agent.Status){
-		"OK":          func(*agent.Status) {},
-		"NOT SERVING": func(s *agent.Status) { s.Phase, s.Problems = "joining", []string{"x"} },
-		"SETTLING":    func(s *agent.Status) { s.Agreed = false },
-		"1 PROBLEM":   func(s *agent.Status) { s.Problems, s.Agreed = []string{"x"}, false },
-		"3 PROBLEMS":  func(s *agent.Status) { s.Problems = []string{"x", "y", "z"} },
+		"OK":                                    func(*agent.Status) {},
+		"NOT SERVING":                           func(s *agent.Status) { s.Phase, s.Problems = "joining", []string{"x"} },
+		"SETTLING":                              func(s *agent.Status) { s.Agreed = false },
+		"NOT WELL, no beacon comes on the wire": func(s *agent.Status) { s.Alert, s.Problems = "no beacon comes on the wire", []string{"x"} },
+		"1 PROBLEM":                             func(s *agent.Status) { s.Problems, s.Agreed = []string{"x"}, false },
+		"3 PROBLEMS":                            func(s *agent.Status) { s.Problems = []string{"x", "y", "z"} },
 		"NOT WELL, 5 of 1024 buckets claimed twice": func(s *agent.Status) { s.Services[0].ClaimedTwice, s.Problems = 5, []string{"x"} },
 		"NOT WELL, 2 of 1024 buckets unclaimed":     func(s *agent.Status) { s.Services[0].Unclaimed, s.Services[0].ClaimedTwice = 2, 5 },
 	} {

@@ -114,6 +114,8 @@ func verdict(s agent.Status) string {
 		}
 	}
 	switch n := len(s.Problems); {
+	case s.Alert != "":
+		return "NOT WELL, " + s.Alert
 	case n == 1:
 		return "1 PROBLEM"
 	case n > 1:
@@ -199,7 +201,7 @@ func nodeRow(n agent.NodeStatus, total int) []string {
 	if !n.Alive {
 		health = "-"
 		if phase != node.Restarting.String() {
-			phase = "DEAD"
+			phase = "SILENT"
 		}
 	}
 	return []string{

@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -56,12 +57,29 @@ func TuneProcess() error {
 		relaxMonitor(),
 	}
 	if session, err := unix.Getsid(0); err == nil && session == os.Getpid() {
-		err := os.WriteFile("/proc/self/autogroup", []byte(nice), 0)
+		err := setAutogroup(nice)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel without it
 			errs = append(errs, fmt.Errorf("giving this session a better weight: %w", err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// setAutogroup gives the scheduler's group of this session the nice value. Without
+// CAP_SYS_ADMIN the kernel takes one write in a tenth of a second, of all processes
+// together (kernel/sched/autogroup.c): a write that comes too soon is repeated.
+func setAutogroup(nice string) error {
+	const file, tries, pause = "/proc/self/autogroup", 5, 110 * time.Millisecond
+	for try := 1; ; try++ {
+		now, err := os.ReadFile(file)
+		if err != nil || strings.HasSuffix(strings.TrimSpace(string(now)), " nice "+nice) {
+			return err
+		}
+		if err = os.WriteFile(file, []byte(nice), 0); !errors.Is(err, unix.EAGAIN) || try == tries {
+			return err
+		}
+		time.Sleep(pause)
+	}
 }
 
 // startThreads makes sure that the runtime has so many threads, which it never ends.

@@ -35,6 +35,39 @@ func TestTuneProcess(t *testing.T) {
 	}
 }
 
+// The kernel takes one such write in a tenth of a second, of all processes together: an
+// agent that is started again and again must not cry for that.
+func TestAutogroupIsSetThoughTheKernelSaysAgain(t *testing.T) {
+	if _, err := os.Stat("/proc/self/autogroup"); err != nil {
+		t.Logf("this kernel has no autogroups, so there is nothing to be set: %v", err)
+		return
+	}
+	if got := child(t, "autogroup"); got != "nice -15, nice -14" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func childAutogroup() error {
+	if _, err := unix.Setsid(); err != nil {
+		return err
+	}
+	if err := setCapabilities(func(set uint32) uint32 { return set &^ (1 << unix.CAP_SYS_ADMIN) }); err != nil {
+		return err
+	}
+	for i, nice := range []string{"-15", "-14"} {
+		if err := setAutogroup(nice); err != nil {
+			return err
+		}
+		now, err := os.ReadFile("/proc/self/autogroup")
+		if err != nil {
+			return err
+		}
+		_, value, _ := strings.Cut(strings.TrimSpace(string(now)), " ")
+		fmt.Print(strings.Repeat(", ", i), value)
+	}
+	return nil
+}
+
 // childTuneProcess runs where one thread is the calling one: in an init function.
 func childTuneProcess(without uint32) error {
 	runtime.GOMAXPROCS(2)
@@ -205,6 +238,8 @@ func init() {
 		err = childTuneProcess(0)
 	case "process-no-right":
 		err = childTuneProcess(1 << unix.CAP_SYS_NICE)
+	case "autogroup":
+		err = childAutogroup()
 	case "peers":
 		err = childPeers(os.Args[1], os.Args[2])
 	case "memory":

@@ -45,7 +45,8 @@ func (b *Beacons) Send(ctx context.Context, build Build) error {
 			return err
 		case <-watch.C:
 			if late := s.late.read(); late.Skipped != told {
-				b.link.log.Warn("beacons were late by more than their interval", "times", late.Skipped-told, "last by", late.LastSkip,
+				// What lasts is one of the problems, and told as such.
+				b.link.log.Debug("beacons were late by more than their interval", "times", late.Skipped-told, "last_late", late.LastSkip.Round(time.Millisecond),
 					"interval", s.interval, "scheduling class", s.standing.Load().class)
 				told = late.Skipped
 			}
