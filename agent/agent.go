@@ -5,13 +5,10 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
-	"iter"
 	"log/slog"
 	"net"
-	"net/netip"
 	"time"
 
-	"github.com/peervip/peervip/gossip"
 	"github.com/peervip/peervip/hashring"
 	"github.com/peervip/peervip/nft"
 	"github.com/peervip/peervip/node"
@@ -27,17 +24,21 @@ type Options struct {
 	// Restart is the same for a start soon after: the address stays up, and what is
 	// connected to this node with it.
 	Restart <-chan struct{}
-	// Ready is called once the agent answers at its control socket.
+	// Ready is called once: the agent answers at its control socket, the VIPs are on lo
+	// and the rules that keep them silent in place. It does not serve yet.
 	Ready func()
+	// Status is told, in a line for who looks at the service, what the node does.
+	Status func(line string)
 	// Untuned is why the process may not be on time, see Tune.
 	Untuned error
 	Log     *slog.Logger
 }
 
-// Run is the agent: it joins the cluster, serves its share, and returns when it
-// has left (nil), when the context ends (nil; the buckets are dropped, not
-// handed over), or when it cannot go on. The host is left as it was found; but when
-// the flows are kept for the next start, with all that they need.
+// Run is the agent: it puts the VIPs on this host, waits for its interface, joins the
+// cluster, serves its share, and returns when it has left (nil), when the context ends
+// (nil; the buckets are dropped, not handed over), or when it cannot go on: with an
+// *EditError where to start again would end the same way. The host is left as it was
+// found; but when the flows are kept for the next start, with all that they need.
 func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	cleanup := &undo{}
 	defer func() {
@@ -49,25 +50,26 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 
 	mac, err := link.ParseClusterMAC(cfg.Spec.MAC, cfg.Spec.VIPs)
 	if err != nil {
-		return err
+		return editable(err)
 	}
 	wire, err := link.Open(link.Config{
 		Interface: cfg.Interface, Address: cfg.Address, VIPs: cfg.Spec.VIPs, MAC: mac, Log: opts.Log,
 		Changes: loadChanges(cfg.StateDir, opts.Log), Remember: func(c link.Changes) error { return saveChanges(cfg.StateDir, c) },
 	})
 	if err != nil {
-		return err
+		return editable(err)
 	}
-	cfg.Address = wire.Address()
 	if err := nft.Probe(); err != nil {
-		return err
+		return editable(err)
 	}
-	monitors, err := newMonitors(cfg.Spec.Services, opts.Log)
+	layout, err := hashring.NewLayout(cfg.Cluster, cfg.Spec.Seed, cfg.Spec.Buckets)
 	if err != nil {
-		return err
+		return editable(err)
 	}
-	remembered, err := loadMemory(cfg.StateDir)
-	if err != nil {
+	if _, err := newMonitors(cfg.Spec.Services, opts.Log); err != nil {
+		return editable(err)
+	}
+	if _, err := loadMemory(cfg.StateDir); err != nil {
 		return err
 	}
 	socket, err := listen(cfg.Socket)
@@ -77,93 +79,25 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	// The last to go: while it is there, the agent is.
 	control := newControl(socket)
 	cleanup.add(control.Close)
-	probed := false
-	// Flows of an earlier life do not wait for the better part of a second: their
-	// address is up, and it is asked for before this node serves again.
-	if !wire.LeftUp() {
-		err := wire.Probe(ctx)
-		if errors.As(err, new(*link.ConflictError)) || ctx.Err() != nil {
-			return err
-		}
-		if probed = err == nil; !probed {
-			// Perhaps the machine has only just started. The address does not come up
-			// before it is known to be free.
-			opts.Log.Warn("it is not known yet whether another host has the address", "error", err)
-		}
-	}
-	layout, err := hashring.NewLayout(cfg.Cluster, cfg.Spec.Seed, cfg.Spec.Buckets)
+	waiting := newAwait(cfg, opts, mac)
+	control.serve(waiting.handler())
+	filter, err := guarded(filterSpec(cfg, layout, mac.HardwareAddr()))
 	if err != nil {
 		return err
 	}
-	spec := filterSpec(cfg, layout, mac.HardwareAddr())
-	filter, err := install(spec)
-	if err != nil {
-		return err
+	r := &runner{
+		cfg: cfg, opts: opts, mac: mac, layout: layout, wire: wire, filter: filter, control: control, waiting: waiting,
+		keep: wire.LeftUp(), attached: wire.LeftUp(),
 	}
-	var line *link.Beacons
-	keepFlows := false        // for the next life
-	starting := wire.LeftUp() // and a start that fails leaves what it has found, for the next one
 	cleanup.add(func() error {
-		// First of all nothing is accepted any more: a VIP removed under accepting
-		// rules would be forwarded back to the wire.
-		errs := []error{filter.Withdraw()}
 		takeDown, closeFilter := wire.Down, filter.Close
-		if keepFlows || starting && ctx.Err() == nil {
+		if r.keep && ctx.Err() == nil {
 			opts.Log.Info("the address stays up here for the connections that are open: start this node again soon")
 			takeDown, closeFilter = wire.Abandon, filter.Abandon
 		}
-		errs = append(errs, takeDown())
-		if line != nil { // a node that has the VIP without a socket answers the others' beacons with errors
-			errs = append(errs, line.Close())
-		}
-		return errors.Join(append(errs, closeFilter())...)
+		return errors.Join(takeDown(), closeFilter())
 	})
-
-	l := newLoop(cfg, opts.Log, remembered)
-	l.kernel = newKernel(filter, opts.Log, l)
-	if l.beacons, err = newBeacons(cfg, l, l.kernel); err != nil {
-		return err
-	}
-	if err := link.TuneProcess(); err != nil {
-		opts.Log.Warn("on a busy machine this agent may be late", "error", err)
-	}
-	if line, err = wire.OpenBeacons(l.beacons.beaconConfig()); err != nil {
-		return err
-	}
-	l.beacons.line = line
-	if err := wire.Discard(); err != nil {
-		return err
-	}
-	if wire.LeftUp() {
-		// Its flows need the group at once, not only when this node serves.
-		if err := wire.Up(); err != nil {
-			return err
-		}
-	}
-
-	cluster, err := gossip.New(gossip.Config{
-		Name: cfg.Name, Cluster: cfg.Cluster, Bind: netip.AddrPortFrom(cfg.Address, cfg.Port),
-		Keys: cfg.Keys, Insecure: cfg.Insecure, Seeds: cfg.Join, KnownPeers: remembered.Peers,
-		Detection: gossipDetection(cfg.Spec.Detect), Meta: cfg.meta(l.nonce).encode(), Log: opts.Log,
-	}, l)
-	if err != nil {
-		return err
-	}
-	cleanup.add(cluster.Close)
-	l.send, l.known, l.rejoin = cluster.Send, cluster.Known, cluster.Rejoin
-	a := &agent{
-		cfg: cfg, opts: opts, loop: l, wire: wire, cluster: cluster, monitors: monitors, control: control,
-		attach: attaching(wire, probed), mac: mac, layout: layout, live: nft.NewWatch(spec).Live, look: lookPeriod, started: time.Now(),
-	}
-	l.kernel.cut = cutFlows(cfg, layout)
-	a.pick = func(protocols []uint8, slots hashring.Set, most int) (map[int][]nft.Flow, int, error) {
-		return nft.ListFlows(spec, protocols, slots, most)
-	}
-	a.flows = func() iter.Seq2[nft.Flow, error] { return nft.Flows(cfg.Spec.VIPs) }
-	starting = false
-	err = a.run(ctx)
-	keepFlows = err == nil && l.keepFlows && (wire.LeftUp() || l.beacons.attached)
-	return err
+	return r.run(ctx)
 }
 
 // gossipDetection is how fast gossip finds deaths. Beacons do, and gossip only
@@ -203,28 +137,43 @@ func filterSpec(cfg Config, layout hashring.Layout, mac net.HardwareAddr) nft.Sp
 	return spec
 }
 
-// install puts the packet filter into the kernel, with no bucket accepted yet.
-func install(spec nft.Spec) (*nft.Filter, error) {
+// guarded opens the packet filter and puts the guard into the kernel: whatever comes to
+// the VIPs is dropped.
+func guarded(spec nft.Spec) (*nft.Filter, error) {
 	rules, err := nft.Compile(spec)
 	if err != nil {
-		return nil, err
+		return nil, editable(err)
 	}
 	filter, err := nft.Open()
 	if err != nil {
 		return nil, err
 	}
-	if err := filter.Install(rules); err != nil {
+	if err := filter.InstallGuard(rules); err != nil {
 		return nil, errors.Join(err, filter.Close())
 	}
 	return filter, nil
 }
 
-func newLoop(cfg Config, log *slog.Logger, remembered memory) *loop {
+// install puts the whole packet filter into the kernel, with no bucket accepted yet.
+func install(filter *nft.Filter, spec nft.Spec) error {
+	rules, err := nft.Compile(spec)
+	if err != nil {
+		return err
+	}
+	return filter.Install(rules)
+}
+
+// newNonce tells one start of an agent from all others. It is never 0, which is no
+// incarnation.
+func newNonce() uint64 {
 	var nonce [8]byte
 	rand.Read(nonce[:])
+	return binary.BigEndian.Uint64(nonce[:]) | 1
+}
+
+func newLoop(cfg Config, log *slog.Logger, remembered memory) *loop {
 	core := node.Config{
-		// Never 0, which is no incarnation.
-		Incarnation: node.Incarnation{Name: cfg.Name, Nonce: binary.BigEndian.Uint64(nonce[:]) | 1},
+		Incarnation: node.Incarnation{Name: cfg.Name, Nonce: newNonce()},
 		Weight:      cfg.Weight, Buckets: cfg.Spec.Buckets,
 		DropUnhealthy: cfg.Spec.WhenNoneHealthy == DropAll,
 		SpecRevision:  cfg.Spec.Revision, SpecDigest: cfg.Spec.digest(),

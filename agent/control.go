@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/peervip/peervip/node"
@@ -62,19 +63,23 @@ const (
 // control is the control socket and the server behind it. It outlives the loop:
 // until everything is taken back it says that the agent is stopping.
 type control struct {
-	socket *socket
-	server *http.Server
-	done   chan struct{} // closed when the server has ended, with err; nil: it was not started
-	err    error
+	socket  *socket
+	server  *http.Server
+	handler atomic.Pointer[http.Handler] // who answers now
+	done    chan struct{}                // closed when the server has ended, with err; nil: it was not started
+	err     error
 }
 
 func newControl(s *socket) *control {
 	return &control{socket: s, server: &http.Server{ReadHeaderTimeout: 5 * time.Second}}
 }
 
-// serve answers from now on, until Close.
+// serve answers from now on by h, until Close.
 func (c *control) serve(h http.Handler) {
-	c.server.Handler = h
+	if c.handler.Swap(&h) != nil {
+		return // it is on the way already
+	}
+	c.server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*c.handler.Load()).ServeHTTP(w, r) })
 	c.done = make(chan struct{})
 	go func() {
 		defer close(c.done)

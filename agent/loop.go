@@ -20,22 +20,23 @@ var errHandedOver = errors.New("everything is handed over")
 // its queue and never waits for it, but for the control socket. Work is never
 // done from within other work: what an effect brings back comes by the queue.
 type loop struct {
-	cfg     Config
-	log     *slog.Logger
-	core    *node.Core
-	nonce   uint64
-	origin  time.Time
-	queue   *queue
-	send    func(to string, payloads ...[]byte)
-	known   func() []gossip.Peer
-	rejoin  func()               // has gossip try again to reach whom it has lost
-	attach  func()               // brings the VIP up, in a goroutine of its own
-	find    func(node.FindFlows) // looks for flows, in a goroutine of its own
-	list    func(node.ListFlows) // lists flows, in a goroutine of its own
-	kernel  *kernel
-	beacons *beacons
-	saver   *saver
-	ended   chan struct{} // closed when run has returned
+	cfg        Config
+	log        *slog.Logger
+	core       *node.Core
+	nonce      uint64
+	origin     time.Time
+	queue      *queue
+	send       func(to string, payloads ...[]byte)
+	known      func() []gossip.Peer
+	rejoin     func()               // has gossip try again to reach whom it has lost
+	attach     func()               // brings the VIP up, in a goroutine of its own
+	find       func(node.FindFlows) // looks for flows, in a goroutine of its own
+	list       func(node.ListFlows) // lists flows, in a goroutine of its own
+	tellStatus func(line string)    // tells the service manager what the node does; nil: nobody
+	kernel     *kernel
+	beacons    *beacons
+	saver      *saver
+	ended      chan struct{} // closed when run has returned
 
 	memory  memory
 	answers map[uint64]chan<- answer // who waits at the control socket
@@ -53,7 +54,8 @@ type loop struct {
 	news      news
 	strays    strays
 	ways      ways
-	served    bool // in this life, though it may be joining again
+	served    bool        // in this life, though it may be joining again
+	told      *node.Phase // to tellStatus
 	fatal     error
 	stop      bool
 	keepFlows bool                            // with stop: for the next life
@@ -121,6 +123,11 @@ func (l *loop) say() {
 	}
 	word := l.core.Bulletin()
 	l.served = l.served || word.Phase.Serving()
+	if l.tellStatus != nil && (l.told == nil || *l.told != word.Phase) {
+		phase := word.Phase
+		l.told = &phase
+		l.tellStatus("node " + l.cfg.Name + " of cluster " + l.cfg.Cluster + " is " + phase.String())
+	}
 	l.beacons.say(word)
 }
 
@@ -296,6 +303,9 @@ func (l *loop) LocalState(bool) []byte {
 // they are in place again.
 func (l *loop) linkChanged(s link.Status) {
 	back := s.OK && l.link.Reason != ""
+	if s.Moved && !l.link.Moved {
+		l.moved()
+	}
 	l.link = s
 	if back {
 		l.renewal++

@@ -112,7 +112,13 @@ func (f *Filter) Install(rules Ruleset) error {
 	for i := range none {
 		none[i] = make([]node.State, rules.spec.Layout.Buckets)
 	}
-	return f.install(rules, contents{committed: none, listed: lists{}, peers: map[netip.Addr]bool{}})
+	return f.install(rules, rules.tables, contents{committed: none, listed: lists{}, peers: map[netip.Addr]bool{}})
+}
+
+// InstallGuard puts the guard of these rules alone into the kernel, as Install does:
+// the host may have the VIPs from then on, and keeps silent until Install.
+func (f *Filter) InstallGuard(rules Ruleset) error {
+	return f.install(rules, rules.tables[len(rules.tables)-1:], contents{})
 }
 
 // Reinstall puts the same rules into the kernel again, in one transaction, with
@@ -123,24 +129,28 @@ func (f *Filter) Reinstall() error {
 	if f.committed == nil {
 		return fmt.Errorf("reinstalling the packet filter: %w", ErrGone)
 	}
-	return f.install(f.rules, f.contents)
+	return f.install(f.rules, f.rules.tables, f.contents)
 }
 
-func (f *Filter) install(rules Ruleset, with contents) error {
+// install makes those of the tables, the guard the last, unless another agent owns some.
+func (f *Filter) install(rules Ruleset, tables []table, with contents) error {
 	const doing = "installing the packet filter"
 	if f.conn == nil {
 		return fmt.Errorf("%s: %w", doing, ErrClosed)
 	}
 	var guard []*nftables.Rule
 	err := f.transact(func() error {
-		old, err := f.present(rules.tables)
+		if _, err := f.present(rules.tables); err != nil { // another agent's
+			return err
+		}
+		old, err := f.present(tables)
 		if err != nil {
 			return err
 		}
 		for _, t := range old {
 			f.conn.DelTable(t)
 		}
-		for _, t := range rules.tables {
+		for _, t := range tables {
 			if guard, err = t.create(f.conn, with); err != nil { // the guard is the last
 				return err
 			}

@@ -26,8 +26,11 @@ func printOf(rules []*nftables.Rule) guardPrint {
 // called every second. The counters of a guard put back start from 0.
 func (f *Filter) EnsureGuard() (restored bool, err error) {
 	const doing = "keeping the guard in place"
-	if err := f.usable(); err != nil {
-		return false, fmt.Errorf("%s: %w", doing, err)
+	switch {
+	case f.conn == nil:
+		return false, fmt.Errorf("%s: %w", doing, ErrClosed)
+	case f.guard == nil:
+		return false, fmt.Errorf("%s: %w", doing, ErrGone)
 	}
 	guard := f.rules.tables[len(f.rules.tables)-1]
 	whole, err := f.guardIsWhole(guard)

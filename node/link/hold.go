@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A hold is one thing that the host is made to have while the link is up.
+// A hold is one thing that the host is made to have while the node runs.
 type hold interface {
 	// ensure makes it so where it is not, and says whether it had to change
 	// anything. The index is the interface's, 0 while there is none: then what
@@ -29,7 +29,7 @@ type hold interface {
 	String() string
 }
 
-// newHolds lists what Up does, in its order. A sysctl calls note before it is
+// newHolds lists what Hold does, in its order. A sysctl calls note before it is
 // changed.
 func newHolds(config Config, note func()) []hold {
 	var holds []hold
@@ -47,13 +47,36 @@ func newHolds(config Config, note func()) []hold {
 	return append(holds, &membership{mac: config.MAC, on: config.Interface})
 }
 
-// Up makes the host hold the VIPs: sysctls, the VIPs on lo, the group of the
-// cluster MAC; then it begins to answer ARP, as long as Run runs. The rules that
-// guard the VIPs must be in place before. Up may be called again. After an error,
-// Down takes back what was done.
+// Hold makes the host hold the VIPs, in silence: sysctls, the VIPs on lo, the group of
+// the cluster MAC. The guard that drops what comes to the VIPs must be in place before.
+// While the interface is not there, what belongs to it is left out. Hold may be called
+// again; after an error, Down takes back what was done.
 //
 // Run checks all this at every look and puts back, with a warning, what somebody
-// has taken away: who does not want the VIP here drains or stops the node.
+// has taken away: who does not want the VIP here stops the node.
+func (l *Link) Hold() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	device, err := readDevice(l.config.Interface)
+	if err != nil {
+		return err
+	}
+	return l.hold(device)
+}
+
+// hold is Hold for who holds l.mu.
+func (l *Link) hold(device device) error {
+	for _, h := range l.holds {
+		if _, err := h.ensure(device.index); err != nil {
+			return err
+		}
+	}
+	l.held = true
+	return nil
+}
+
+// Up is Hold, and then begins to answer ARP for the VIPs, as long as Run runs. It may be
+// called again.
 func (l *Link) Up() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -64,10 +87,8 @@ func (l *Link) Up() error {
 	if !device.found {
 		return fmt.Errorf("interface %s does not exist", l.config.Interface)
 	}
-	for _, h := range l.holds {
-		if _, err := h.ensure(device.index); err != nil {
-			return err
-		}
+	if err := l.hold(device); err != nil {
+		return err
 	}
 	l.up = true
 	l.speak(device.mac)
@@ -76,10 +97,18 @@ func (l *Link) Up() error {
 	return nil
 }
 
-// Down stops the answers and then takes back what Up did, in reverse, also after
-// a partial Up, and what an earlier life has left. What Up found as it wanted it
+// Hush ends the answers of Up; the host goes on to hold the VIPs.
+func (l *Link) Hush() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.up = false
+	l.speaker.Store(nil)
+}
+
+// Down stops the answers and then takes back what Hold did, in reverse, also after
+// a partial Hold, and what an earlier life has left. What Hold found as it wanted it
 // stays, and so does what somebody has changed since. Down may be called again, and
-// Up after it.
+// Hold after it.
 //
 // A node that was killed leaves the VIPs on lo, and the sysctls; they harm nobody.
 // The VIPs are known by their label, the sysctls by Config.Changes: the next life
@@ -87,7 +116,7 @@ func (l *Link) Up() error {
 func (l *Link) Down() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.up = false
+	l.held, l.up = false, false
 	l.speaker.Store(nil)
 	var errs []error
 	for _, h := range slices.Backward(l.holds) {
@@ -102,7 +131,7 @@ func (l *Link) Down() error {
 func (l *Link) Abandon() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.up = false
+	l.held, l.up = false, false
 	l.speaker.Store(nil)
 	for _, h := range l.holds {
 		if m, ok := h.(*membership); ok {
@@ -119,13 +148,13 @@ func (l *Link) speak(own hwAddr) {
 	}
 }
 
-// repair ensures again what Up did, if the link is up: after the interface was
+// repair ensures again what Hold did, unless Down was called: after the interface was
 // made anew, or somebody changed the host. With deleted, the interface was away,
 // even if one with the same index is there again.
 func (l *Link) repair(seen *sight, deleted bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.up {
+	if !l.held {
 		return nil
 	}
 	l.speak(seen.mac)

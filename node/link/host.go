@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 
@@ -140,7 +141,7 @@ func newSight(config Config, device device, addresses []hostAddress) sight {
 		if a.addr == config.Address {
 			s.hasAddress = true
 		}
-		if a.index == device.index && (a.addr == config.Address || a.global() && s.source.IsUnspecified()) {
+		if a.index == device.index && (a.addr == config.Address || a.global() && s.source.IsUnspecified() && !slices.Contains(config.VIPs, a.addr)) {
 			s.source = a.addr
 		}
 	}

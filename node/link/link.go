@@ -31,7 +31,8 @@ type Config struct {
 	// Interface is the name of the Ethernet interface on the VIPs' segment.
 	Interface string
 	// Address is the node's own; it may be on another interface of the host (gossip
-	// may run over another network). Zero: the first global address of Interface.
+	// may run over another network). Zero: the first global address of Interface, and
+	// another one of it when that is gone (see Settle).
 	Address netip.Addr
 	// VIPs are the addresses that all nodes share; at least one, IPv4.
 	VIPs []netip.Addr
@@ -56,13 +57,15 @@ type Link struct {
 	log    *slog.Logger
 
 	leftUp bool // see LeftUp
+	chosen bool // Config.Address was not given
 
 	announceEvery time.Duration // gratuitous ARP; tests shorten it
 	lookEvery     time.Duration // between two looks at the kernel without an event
 
 	// mu guards what the host is made to have. It is held for as long as the kernel takes.
 	mu    sync.Mutex
-	up    bool // Up succeeded, and no Down since
+	held  bool // Hold succeeded, and no Down since
+	up    bool // the same of Up
 	holds []hold
 	stale []*sysctl // changed by an earlier life, and of no use to this one
 	kept  Changes   // as they are remembered
@@ -86,8 +89,18 @@ const (
 	lookEvery = time.Second
 )
 
+// AbsentError says that the interface or the node's address is not there: it may
+// come, and Settle says when.
+type AbsentError struct {
+	What string // is not there, in a sentence
+	Has  string // what the host has in its place, to go on with the sentence; may be empty
+}
+
+func (e *AbsentError) Error() string { return e.What + e.Has }
+
 // Open checks that the configuration can work on this host and changes nothing.
-// Its errors name the key, and what would cure them.
+// Its errors name the key, and what would cure them. That the interface or the node's
+// address is not there is none: it is waited for with Settle.
 func Open(config Config) (*Link, error) {
 	if err := checkCapabilities(); err != nil {
 		return nil, err
@@ -115,26 +128,16 @@ func Open(config Config) (*Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkInterface(config, device); err != nil {
-		return nil, err
-	}
-	if err := checkNotOwn(config.VIPs, addresses); err != nil {
-		return nil, err
-	}
-	if config.Address, err = chooseAddress(config, device, addresses); err != nil {
-		return nil, err
-	}
-
 	l := &Link{
-		config: config, log: config.Log,
+		config: config, log: config.Log, chosen: !config.Address.IsValid(),
 		announceEvery: announceEvery, lookEvery: lookEvery,
 		kick: make(chan struct{}, 1),
 	}
+	if err := l.settle(device, addresses); err != nil && !errors.As(err, new(*AbsentError)) {
+		return nil, err
+	}
 	l.holds = newHolds(config, l.remember)
 	l.recall(device)
-	now := newSight(config, device, addresses)
-	now.carrierSince = time.Now()
-	l.seen.Store(&now)
 	for _, a := range addresses {
 		switch {
 		case !slices.Contains(config.VIPs, a.addr): // Discard removes it, if it is ours
@@ -148,7 +151,44 @@ func Open(config Config) (*Link, error) {
 	return l, nil
 }
 
-// Address returns the node's own address, which never is a VIP.
+// Settle chooses the node's own address, which Address returns from then on. An error
+// is an *AbsentError, or one of those of Open. It is for before Run, and for after its
+// end when Status.Moved has come.
+func (l *Link) Settle() error {
+	device, err := readDevice(l.config.Interface)
+	if err != nil {
+		return err
+	}
+	addresses, err := readAddresses()
+	if err != nil {
+		return err
+	}
+	return l.settle(device, addresses)
+}
+
+func (l *Link) settle(device device, addresses []hostAddress) error {
+	err := checkNotOwn(l.config.VIPs, addresses)
+	if err == nil {
+		err = checkInterface(l.config, device)
+	}
+	if err == nil {
+		config := l.config
+		if l.chosen {
+			config.Address = netip.Addr{}
+		}
+		var own netip.Addr
+		if own, err = chooseAddress(config, device, addresses); err == nil {
+			l.config.Address = own
+		}
+	}
+	now := newSight(l.config, device, addresses)
+	now.carrierSince = time.Now()
+	l.seen.Store(&now)
+	return err
+}
+
+// Address returns the node's own address, which never is a VIP; the zero Addr before
+// Settle has found one.
 func (l *Link) Address() netip.Addr { return l.config.Address }
 
 // HardwareAddr returns the interface's own MAC as Run saw it last; the slice is
@@ -225,7 +265,7 @@ func checkInterface(config Config, device device) error {
 	case config.Interface == "":
 		return errors.New("node.interface: no interface is set" + existing())
 	case !device.found:
-		return fmt.Errorf("node.interface: there is no interface %s%s", config.Interface, existing())
+		return &AbsentError{"node.interface: there is no interface " + config.Interface, existing()}
 	case !device.ethernet:
 		return fmt.Errorf("node.interface: %s is not an Ethernet interface, which a VIP needs%s", config.Interface, existing())
 	case device.mac == config.MAC.addr:
@@ -270,7 +310,7 @@ func chooseAddress(config Config, device device, addresses []hostAddress) (netip
 				return a.addr, nil
 			}
 		}
-		return netip.Addr{}, fmt.Errorf("node.interface: %s has no global IPv4 address: give it one, or set node.address", config.Interface)
+		return netip.Addr{}, &AbsentError{What: fmt.Sprintf("node.interface: %s has no global IPv4 address: give it one, or set node.address", config.Interface)}
 	}
 	var own []string
 	for _, a := range addresses {
@@ -284,7 +324,7 @@ func chooseAddress(config Config, device device, addresses []hostAddress) (netip
 	if own == nil {
 		own = []string{"no global address"}
 	}
-	return netip.Addr{}, fmt.Errorf("node.address: %s is no address of this host, which has %s", config.Address, strings.Join(own, ", "))
+	return netip.Addr{}, &AbsentError{fmt.Sprintf("node.address: %s is no address of this host", config.Address), ", which has " + strings.Join(own, ", ")}
 }
 
 // nudge asks Run for a look at the kernel soon; it never blocks.

@@ -48,7 +48,7 @@ func (l *Link) probe(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if status := now.status(l.config); !status.OK {
+	if status := now.status(l.config, l.chosen); !status.OK {
 		return errors.New(status.Reason)
 	}
 	conn, err := l.listenARP(now.device)

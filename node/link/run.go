@@ -145,7 +145,7 @@ func (w *watch) look() {
 	if deleted {
 		w.arp.close()
 	}
-	status := now.status(w.config)
+	status := now.status(w.config, w.chosen)
 	err = errors.Join(w.bind(&now), w.repair(&now, deleted))
 	if err != nil && status.OK {
 		status = Status{Reason: strings.ReplaceAll(err.Error(), "\n", "; ")}

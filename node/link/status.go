@@ -10,10 +10,14 @@ import (
 type Status struct {
 	OK     bool
 	Reason string // why not, in words for an operator; empty if OK
+	// Moved: the node's own address is gone, and the interface has another one, which
+	// Settle would choose.
+	Moved bool
 }
 
-// status judges what was seen; the first thing that is wrong is the reason.
-func (s sight) status(config Config) Status {
+// status judges what was seen; the first thing that is wrong is the reason. The node's
+// address may have been chosen by Settle, which then may choose another.
+func (s sight) status(config Config, chosen bool) Status {
 	name := config.Interface
 	switch {
 	case !s.found:
@@ -25,7 +29,14 @@ func (s sight) status(config Config) Status {
 	case !s.running:
 		return Status{Reason: fmt.Sprintf("interface %s is not operational (802.1X or a lower interface)", name)}
 	case !s.hasAddress:
-		return Status{Reason: fmt.Sprintf("address %s is gone from this host", config.Address)}
+		gone := fmt.Sprintf("address %s is gone from this host", config.Address)
+		switch {
+		case !chosen:
+			return Status{Reason: gone + ": give it back, or set node.address to another one and restart the agent"}
+		case s.source.IsUnspecified():
+			return Status{Reason: fmt.Sprintf("%s, and %s has no other: give it one", gone, name)}
+		}
+		return Status{Reason: fmt.Sprintf("%s: this node goes on with %s", gone, s.source), Moved: true}
 	}
 	return Status{OK: true}
 }

@@ -3,6 +3,7 @@ package link
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -21,16 +22,31 @@ func TestStatusNamesTheFirstThingThatIsWrong(t *testing.T) {
 		{func(s *sight) { s.up, s.carrier, s.running = false, false, false }, "interface eth0 is down", false},
 		{func(s *sight) { s.carrier, s.running = false, false }, "interface eth0 has no carrier", false},
 		{func(s *sight) { s.running, s.hasAddress = false, false }, "interface eth0 is not operational (802.1X or a lower interface)", false},
-		{func(s *sight) { s.hasAddress = false }, "address 192.0.2.1 is gone from this host", true},
+		{func(s *sight) { s.hasAddress = false }, "address 192.0.2.1 is gone from this host: give it back, or set node.address to another one and restart the agent", true},
 	} {
 		s := good
 		c.change(&s)
-		if got, want := s.status(config), (Status{OK: c.want == "", Reason: c.want}); got != want {
+		if got, want := s.status(config, false), (Status{OK: c.want == "", Reason: c.want}); got != want {
 			t.Errorf("%s: status %s, want %s", fmt.Sprintf("%+v", s), fmt.Sprint(got), fmt.Sprint(want))
 		}
 		if s.working() != c.works {
 			t.Errorf("%+v: working %v", s, s.working())
 		}
+	}
+}
+
+// An address that was not asked for by name may be another one tomorrow.
+func TestStatusOfAnAddressThatHasChanged(t *testing.T) {
+	config := Config{Interface: "eth0", Address: client}
+	s := sight{device: device{found: true, up: true, carrier: true, running: true}, source: netip.IPv4Unspecified()}
+	want := Status{Reason: "address 192.0.2.1 is gone from this host, and eth0 has no other: give it one"}
+	if got := s.status(config, true); got != want {
+		t.Errorf("%+v", got)
+	}
+	s.source = netip.MustParseAddr("192.0.2.61")
+	want = Status{Reason: "address 192.0.2.1 is gone from this host: this node goes on with 192.0.2.61", Moved: true}
+	if got := s.status(config, true); got != want {
+		t.Errorf("%+v", got)
 	}
 }
 
