@@ -24,6 +24,7 @@ type NodeStatus struct {
 	Name     string                       `json:"name"`
 	Phase    string                       `json:"phase"`
 	Alive    bool                         `json:"alive"`
+	Address  string                       `json:"address"`
 	Weight   int                          `json:"weight"`
 	Services map[string]NodeServiceStatus `json:"services"`
 }
