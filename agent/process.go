@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
@@ -15,12 +16,20 @@ import (
 // lives on 2 MB, and collects a few times a minute.
 const gcPercent = 200
 
+// memoryLimit has garbage collected sooner while much of it is made in a short time:
+// the memory is locked, so the machine does not get it back soon. An agent at rest needs
+// a tenth of it.
+const memoryLimit = 128 << 20
+
 // Tune makes this process fit to send beacons on time on a busy machine: its memory is
 // locked, its threads go before others, and garbage is collected seldom and at a quiet
 // moment. It is for the start of the program, once. The error says what was refused,
 // and is for Options.Untuned: an agent runs without, and may be late.
 func Tune() error {
 	debug.SetGCPercent(gcPercent)
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
 	go func() {
 		for s := newSweeper(); ; time.Sleep(time.Second) {
 			s.sweep() // that a change begins just then is a matter of one in a hundred

@@ -24,7 +24,7 @@ const (
 	// KeySize is the length of a key in bytes: AES-256-GCM.
 	KeySize = 32
 	// MaxPayload is the most bytes that Send carries.
-	MaxPayload = 16 << 20
+	MaxPayload = 3 << 20
 
 	defaultRejoin = 15 * time.Second
 )
@@ -122,6 +122,7 @@ type Gossip struct {
 	stopped    error      // of stop
 
 	table *table
+	seeds seedAddrs
 	out   *senders
 	again chan struct{} // asks Run for a round now
 }
@@ -153,7 +154,7 @@ func New(cfg Config, handler Handler) (*Gossip, error) {
 	g.meta.Store(&meta)
 
 	var err error
-	if g.transport, err = listen(cfg.Bind, cfg.dial, g.log); err != nil {
+	if g.transport, err = listen(cfg.Bind, g.knows, cfg.dial, g.log); err != nil {
 		cancel()
 		return nil, err
 	}

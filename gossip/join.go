@@ -212,6 +212,7 @@ func (g *Gossip) resolve(seeds []string) ([]target, SeedErrors) {
 	var targets []target
 	var failed SeedErrors
 	for i, seed := range seeds {
+		g.seeds.learn(seed, found[i])
 		if errs[i] != nil {
 			failed = append(failed, &SeedError{Seed: seed, Err: errs[i]})
 		}
@@ -221,6 +222,38 @@ func (g *Gossip) resolve(seeds []string) ([]target, SeedErrors) {
 	}
 	return targets, failed
 }
+
+// seedAddrs are the addresses that seeds had when they were last found.
+type seedAddrs struct {
+	mu    sync.Mutex
+	found map[string][]netip.AddrPort
+}
+
+func (s *seedAddrs) learn(seed string, addrs []netip.AddrPort) {
+	if len(addrs) == 0 {
+		return // a name server that is away takes nothing back
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.found == nil {
+		s.found = make(map[string][]netip.AddrPort)
+	}
+	s.found[seed] = addrs
+}
+
+func (s *seedAddrs) has(addr netip.Addr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, addrs := range s.found {
+		if slices.ContainsFunc(addrs, func(a netip.AddrPort) bool { return a.Addr() == addr }) {
+			return true
+		}
+	}
+	return false
+}
+
+// knows says whether the address is one of a member, past member or seed.
+func (g *Gossip) knows(addr netip.Addr) bool { return g.table.has(addr) || g.seeds.has(addr) }
 
 func resolveSeed(ctx context.Context, seed string, bind netip.AddrPort) ([]netip.AddrPort, error) {
 	host, port, err := splitSeed(seed, bind.Port())

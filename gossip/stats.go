@@ -25,6 +25,8 @@ type Stats struct {
 	Overflow uint64 `json:"overflow"`
 	// Malformed counts received messages that were not understood.
 	Malformed uint64 `json:"malformed"`
+	// Surplus counts the connections that were closed, because too many were open.
+	Surplus uint64 `json:"surplus"`
 	// Health is memberlist's view of this node's own timeliness: 0 is good, 1
 	// means that its probes fail and are given twice the time.
 	Health int `json:"health"`
@@ -49,6 +51,7 @@ func (g *Gossip) Stats() Stats {
 		QueueDrops:   c.queueDrops.Load(),
 		Overflow:     c.overflow.Load(),
 		Malformed:    c.malformed.Load(),
+		Surplus:      g.transport.surplus.Load(),
 		Health:       g.list.GetHealthScore(),
 	}
 }

@@ -224,6 +224,18 @@ func (t *table) addrs() map[netip.AddrPort]bool {
 	return all
 }
 
+// has says whether a member, or a node that was one, has the address.
+func (t *table) has(addr netip.Addr) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.peers {
+		if p.Addr.Addr() == addr {
+			return true
+		}
+	}
+	return false
+}
+
 // close ends the events.
 func (t *table) close() {
 	t.mu.Lock()

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -38,7 +39,7 @@ func dialDirect(ctx context.Context, d *net.Dialer, addr string) (net.Conn, erro
 type transport struct {
 	bind    netip.AddrPort
 	udp     *net.UDPConn
-	tcp     *net.TCPListener
+	tcp     net.Listener
 	dial    dialFunc
 	log     *limitedLog
 	packets chan *memberlist.Packet
@@ -48,15 +49,23 @@ type transport struct {
 	cancel context.CancelFunc
 	busy   sync.WaitGroup // the loops and the dials
 
-	mu    sync.Mutex
-	conns map[*conn]struct{}
+	known   func(netip.Addr) bool // whether a member, past member or seed has the address
+	large   chan struct{}         // what connections with much to say hold, see door.go
+	surplus atomic.Uint64         // connections that were closed for want of a place
+
+	mu        sync.Mutex
+	conns     map[*conn]struct{}
+	places    map[netip.Addr]int // how many incoming ones are open, by address
+	strangers []*conn            // those of unknown addresses, the oldest first
 }
 
 var _ memberlist.NodeAwareTransport = (*transport)(nil)
 
 // listen binds both sockets and starts reading them. Shutdown ends it.
-func listen(bind netip.AddrPort, dial dialFunc, log *limitedLog) (*transport, error) {
-	tcp, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(bind))
+// known tells whose addresses are known: see door.go.
+func listen(bind netip.AddrPort, known func(netip.Addr) bool, dial dialFunc, log *limitedLog) (*transport, error) {
+	brief := net.ListenConfig{KeepAlive: -1} // connections last a second at most
+	tcp, err := brief.Listen(context.Background(), "tcp", bind.String())
 	if err != nil {
 		return nil, bindError("TCP", bind, err)
 	}
@@ -73,7 +82,8 @@ func listen(bind netip.AddrPort, dial dialFunc, log *limitedLog) (*transport, er
 		packets: make(chan *memberlist.Packet),
 		streams: make(chan net.Conn),
 		ctx:     ctx, cancel: cancel,
-		conns: make(map[*conn]struct{}),
+		known: known, large: make(chan struct{}, largeAtOnce),
+		conns: make(map[*conn]struct{}), places: make(map[netip.Addr]int),
 	}
 	t.busy.Go(t.readPackets)
 	t.busy.Go(t.accept)
@@ -225,13 +235,12 @@ func (t *transport) accept() {
 			}
 			continue
 		}
-		tracked, ok := t.track(c)
-		if !ok {
-			c.Close() // closing down; nothing was read from it
-			return
+		in := t.admit(c)
+		if in == nil {
+			continue // after Shutdown the next Accept fails
 		}
 		select {
-		case t.streams <- tracked:
+		case t.streams <- in:
 		case <-t.ctx.Done():
 			return // Shutdown closes it
 		}
@@ -260,7 +269,7 @@ func (t *transport) track(c net.Conn) (*conn, bool) {
 	if t.conns == nil {
 		return nil, false
 	}
-	tracked := &conn{Conn: c, t: t}
+	tracked := &conn{Conn: c, t: t, from: addrOfConn(c), left: knownBytes}
 	t.conns[tracked] = struct{}{}
 	return tracked, true
 }
@@ -268,12 +277,22 @@ func (t *transport) track(c net.Conn) (*conn, bool) {
 // conn is a connection that its transport knows of until it is closed.
 type conn struct {
 	net.Conn
-	t *transport
+	t        *transport
+	from     netip.Addr
+	inbound  bool
+	stranger bool
+	answered bool // this node has written to it; guarded by t.mu
+	large    bool // it has a place in t.large; set by who reads, under t.mu
+
+	got, left int // bytes that were read, and that still may be: of who reads
 }
 
 // Write closes the connection when it fails: memberlist forgets one whose first
 // write, of the label, fails.
 func (c *conn) Write(b []byte) (int, error) {
+	c.t.mu.Lock()
+	c.answered = true
+	c.t.mu.Unlock()
 	n, err := c.Conn.Write(b)
 	if err != nil {
 		c.Close()
@@ -283,7 +302,7 @@ func (c *conn) Write(b []byte) (int, error) {
 
 func (c *conn) Close() error {
 	c.t.mu.Lock()
-	delete(c.t.conns, c) // of a nil map, too
+	c.t.forget(c)
 	c.t.mu.Unlock()
 	return c.Conn.Close()
 }

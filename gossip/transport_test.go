@@ -17,7 +17,7 @@ func TestShutdownEndsOpenConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer silent.Close()
-	tr, err := listen(addrs(1), dialDirect, newLimitedLog(quiet()))
+	tr, err := listen(addrs(1), nobody, dialDirect, newLimitedLog(quiet()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func TestAFailedWriteEndsTheConnection(t *testing.T) {
 	addrs := loopback()
 	near, far := net.Pipe()
 	dial := func(context.Context, *net.Dialer, string) (net.Conn, error) { return near, nil }
-	tr, err := listen(addrs(1), dial, newLimitedLog(quiet()))
+	tr, err := listen(addrs(1), nobody, dial, newLimitedLog(quiet()))
 	if err != nil {
 		t.Fatal(err)
 	}
