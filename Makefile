@@ -21,7 +21,7 @@ TEST := $(GO) test -v -count=1 -p 1 -timeout 10m
 SHOW := 2>&1 | .ci/closing
 
 # What `make test` runs, one after the other, each whatever became of those before.
-STAGES := check unit race sim kernel e2e
+STAGES := check unit race sim kernel e2e systemd
 
 # The packages whose tests need root and a kernel; all others are quick.
 KERNEL := ./nft/... ./node/link/... ./gossip/... ./e2e/lab/...
@@ -57,7 +57,7 @@ check: go
 
 unit: root go tools
 	@echo "== unit tests and fuzz seeds, with the race detector"
-	@packages=$$($(GO) list ./... | grep -v -x -F -f <($(GO) list $(KERNEL) ./e2e ./node)); $(TEST) -race -parallel 4 $$packages $(SHOW)
+	@packages=$$($(GO) list ./... | grep -v -x -F -f <($(GO) list $(KERNEL) ./e2e/... ./node)); $(TEST) -race -parallel 4 $$packages $(SHOW)
 
 race: go
 	@echo "== the core and its simulator, $(RACESEEDS) seeds, with the race detector"
@@ -75,9 +75,14 @@ e2e: root go tools
 	@echo "== scenarios with agents, clients and faults, with the race detector"
 	@$(TEST) -race ./e2e $(SHOW)
 
+systemd: root go tools
+	@echo "== machines with a real systemd that run the unit"
+	@$(MAKE) tools TOOLS="debootstrap:debootstrap debootstrap:debian-archive-keyring systemd-nspawn:systemd-container" || echo "the packages for the machines cannot be installed"
+	@$(TEST) ./e2e/systemd $(SHOW)
+
 bench: root go tools ## measure: the packages, then what clients see, in one table at the end
 	@$(MAKE) tools TOOLS=keepalived:keepalived || echo "keepalived cannot be installed: its figures are left out"
-	@$(GO) test -run '^$$' -bench . -p 1 -timeout 20m $$($(GO) list ./... | grep -v '/e2e$$')
+	@$(GO) test -run '^$$' -bench . -p 1 -timeout 20m $$($(GO) list ./... | grep -vE '/e2e(/systemd)?$$')
 	@echo "== what the lab's clients see"
 	@$(GO) test -run '^$$' -bench . -timeout 20m ./e2e
 

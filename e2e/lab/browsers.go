@@ -143,7 +143,7 @@ func (l *Lab) visit(v *Visit, conn *os.File, err error, timeout time.Duration) {
 		v.Retransmits = n
 	} // else the connection is gone, and how is in the outcome
 	if v.Outcome == OK {
-		v.By = l.nodeID(bytes.TrimSpace(body))
+		v.By = nodeID(bytes.TrimSpace(body))
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 func figuresOf() Figures {
 	f := Figures{Start: 2100 * ms, Rest: []Rest{{Node: "node-12", RSS: 23_000_000, Cores: 0.0042}}}
 	for i := range MaxNodes {
-		f.Nodes = append(f.Nodes, nodeName(i))
+		f.Nodes = append(f.Nodes, NodeName(i))
 	}
 	for _, name := range []string{"steady", "power-off", "rejoin", "drain", "resume"} {
 		s := StepFigures{Name: name, Buckets: make([]int, MaxNodes), Clients: make([]int, MaxNodes)}

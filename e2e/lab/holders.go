@@ -177,7 +177,7 @@ func (h *Holders) talk(conn *os.File, life *Life) error {
 		}
 		name, _, _ := bytes.Cut(answer, []byte{' '})
 		h.mu.Lock()
-		last.Delay, last.By = h.lab.Now()-last.Sent, h.lab.nodeID(name)
+		last.Delay, last.By = h.lab.Now()-last.Sent, nodeID(name)
 		if life.By == 0 {
 			life.By = last.By
 		}

@@ -64,7 +64,11 @@ func Sweep() error {
 			continue // not one of ours after all
 		}
 		if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, removeName(e.Name()))
+			// EBUSY: `ip netns` has mounted its folder anew over it, which hides the
+			// mount and keeps the name.
+			if err := removeName(e.Name()); !errors.Is(err, unix.EBUSY) {
+				errs = append(errs, err)
+			}
 		}
 	}
 	return errors.Join(errs...)

@@ -41,9 +41,9 @@ type Node struct {
 }
 
 func newNode(l *Lab, index int, binary string) *Node {
-	name := nodeName(index)
+	name := NodeName(index)
 	return &Node{
-		Name: name, Index: index, Addr: addrPlus(firstNode, index),
+		Name: name, Index: index, Addr: NodeAddress(index),
 		Dir: filepath.Join(l.Dir, name), lab: l, binary: binary,
 	}
 }

@@ -13,7 +13,7 @@ func shared(own ...int) Status {
 	s := Status{Node: "node-1", Services: []ServiceStatus{{Name: "other", Buckets: 1024}}}
 	for i, n := range own {
 		s.Nodes = append(s.Nodes, NodeStatus{
-			Name: nodeName(i), Phase: "active", Alive: true, Weight: 100,
+			Name: NodeName(i), Phase: "active", Alive: true, Weight: 100,
 			Services: map[string]NodeServiceStatus{"other": {Own: n}},
 		})
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -181,7 +182,7 @@ func (t *Talkers) note(answer []byte, at time.Duration) {
 	if source >= uint32(len(t.sources)) {
 		return
 	}
-	s, by := t.sources[source], t.lab.nodeID(name)
+	s, by := t.sources[source], nodeID(name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if number >= uint64(len(s.trace)) {
@@ -194,14 +195,14 @@ func (t *Talkers) note(answer []byte, at time.Duration) {
 	}
 }
 
-// nodeID is the number of the node of that name.
-func (l *Lab) nodeID(name []byte) NodeID {
-	for _, n := range l.Nodes {
-		if n.Name == string(name) {
-			return n.ID()
-		}
+// nodeID is the number of the node that NodeName calls so.
+func nodeID(name []byte) NodeID {
+	number, ok := bytes.CutPrefix(name, []byte(nodePrefix))
+	n, err := strconv.Atoi(string(number))
+	if !ok || err != nil || n < 1 || n > MaxNodes {
+		return Stranger
 	}
-	return Stranger
+	return NodeID(n)
 }
 
 // Report says what the sources saw in the window; affected is the node that the

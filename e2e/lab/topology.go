@@ -39,9 +39,11 @@ const (
 	// BeaconPort is where they send beacons by default.
 	BeaconPort = 7947
 
-	bridgeName = "br0"
+	// Bridge is the switch's link in its namespace.
+	Bridge     = "br0"
 	clientPort = "client"
 	nodeLink   = "eth0"
+	nodePrefix = "node-"
 )
 
 // Config says what to build. The zero value is three nodes without an agent.
@@ -53,6 +55,9 @@ type Config struct {
 	Nodes int
 	// Sources is how many addresses the client host has; 0 means MaxSources.
 	Sources int
+	// Bare makes no nodes at all: others plug machines of their own into the switch,
+	// whose services answer by the names of NodeName.
+	Bare bool
 	// Agent changes a node's configuration before it is first written.
 	Agent func(index int, c *AgentConfig)
 }
@@ -81,13 +86,13 @@ type Lab struct {
 // New builds the network and starts the nodes' services, but no agent. It needs
 // root. An error names the part that could not be made.
 func New(ctx context.Context, cfg Config) (*Lab, error) {
-	if cfg.Nodes == 0 {
+	if cfg.Nodes == 0 && !cfg.Bare {
 		cfg.Nodes = 3
 	}
 	if cfg.Sources == 0 {
 		cfg.Sources = MaxSources
 	}
-	if cfg.Nodes < 1 || cfg.Nodes > MaxNodes {
+	if cfg.Bare != (cfg.Nodes == 0) || cfg.Nodes < 0 || cfg.Nodes > MaxNodes {
 		return nil, fmt.Errorf("a lab of %d nodes: choose 1 to %d", cfg.Nodes, MaxNodes)
 	}
 	if cfg.Sources < 1 || cfg.Sources > MaxSources {
@@ -156,7 +161,7 @@ func (l *Lab) buildSwitch() error {
 	return sw.Do(func() error {
 		off := false
 		br := &netlink.Bridge{
-			LinkAttrs: netlink.LinkAttrs{Name: bridgeName},
+			LinkAttrs: netlink.LinkAttrs{Name: Bridge},
 			// With snooping and a querier a Linux bridge sends what goes to the
 			// cluster MAC to router ports only: it looks at the IP destination.
 			MulticastSnooping: &off,
@@ -197,7 +202,7 @@ func (l *Lab) buildClient(sources int) error {
 // The MAC ends in id.
 func (l *Lab) plug(ns *Namespace, port string, id byte, addrs []netip.Addr) error {
 	err := l.sw.Do(func() error {
-		br, err := netlink.LinkByName(bridgeName)
+		br, err := netlink.LinkByName(Bridge)
 		if err != nil {
 			return err
 		}
@@ -348,4 +353,12 @@ func rawSockaddr(a netip.AddrPort) unix.RawSockaddrInet4 {
 	return raw
 }
 
-func nodeName(index int) string { return "node-" + strconv.Itoa(index+1) }
+// NodeName and NodeAddress are what the nodes of a lab are called and where they are,
+// from index 0 on.
+func NodeName(index int) string { return nodePrefix + strconv.Itoa(index+1) }
+
+// NodeAddress is the node's own address.
+func NodeAddress(index int) netip.Addr { return addrPlus(firstNode, index) }
+
+// Switch is the namespace of the switch, with Bridge in it.
+func (l *Lab) Switch() *Namespace { return l.sw }
