@@ -93,7 +93,7 @@ func (c *Core) outdated() *peer {
 // serves: then he has asked for its word, and been silent without (see
 // liveness_mark.go).
 func (c *Core) mayTake() bool {
-	return c.heralded.Lease && c.heralded.Unknown == "" && len(c.strangers()) == 0 && c.servingSince > 0 && c.now >= c.servingSince+c.cfg.Silence
+	return c.heralded.Lease && c.heralded.Unknown == "" && len(c.unlisted()) == 0 && c.servingSince > 0 && c.now >= c.servingSince+c.cfg.Silence
 }
 
 // takeOrphans takes slots that nobody alive claims: in agreement, or when the

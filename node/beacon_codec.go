@@ -11,14 +11,15 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// The layout of a beacon, numbers big endian. The head, its first 16 bytes, is
-// the same in all formats. It and the length are all that is looked at before the
-// signature is known to be good.
+// The layout of a beacon, numbers big endian. The head, its first 32 bytes, and the
+// signature, its last 32, are the same in all formats (see BeaconHead). The head and
+// the length are all that is looked at before the signature is known to be good.
 //
 //	0   4  magic
 //	4   1  format of this datagram
 //	5   2  lowest and highest format that the sender reads
-//	7   1  bit 0: wire-proof; bit 1: cut off; the others are 0
+//	7   1  bit 0: wire-proof; bit 1: cut off; bit 2, from format 2 on: it serves; the
+//	       others are 0
 //	8   8  cluster tag: xxhash64 of the cluster's name
 //	16  8  boot nonce
 //	24  8  sequence number
@@ -42,6 +43,7 @@ const (
 
 	beaconWireProof = 1
 	beaconCutOff    = 2
+	beaconServes    = 4 // of other formats than 1, which says it by the phase
 
 	// An age is in microseconds: 24 bits hold 16 seconds.
 	noAge = 1<<24 - 1

@@ -77,6 +77,8 @@ type Core struct {
 	disowned bool // held dead, or all was given up, and the kernel has not let go of everything yet
 	mourned  []mourning
 
+	outside outsiders // strangers on the wire
+
 	startedAt       Time
 	servingSince    Time // 0: this node does not serve
 	seedsTried      bool
@@ -153,6 +155,12 @@ func (c *Core) Step(now Time, event Event) []Effect {
 		c.heldDead(ev)
 	case Heralded:
 		c.heraldedNow(ev)
+	case StrangersHeard:
+		c.strangersHeard(ev)
+	case VIPAnswered:
+		c.vipAnswered(ev)
+	case ServeDespite:
+		c.serveDespite(ev.Address)
 	case Received:
 		c.receive(ev.Message)
 	case Committed:
@@ -265,8 +273,10 @@ func (c *Core) Deadline() Time {
 	}
 	if c.phase == Joining {
 		soon(max(c.startedAt, c.wireSince) + c.cfg.Silence)
-		soon(c.startedAt + t.Alone)
+		soon(max(c.startedAt, c.wireSince) + t.Alone)
 		soon(c.wireSince + t.Carrier)
+		soon(c.outside.freeSince + strangerDelay)
+		soon(c.outside.askedAt + askVIPEvery)
 	}
 	return at
 }

@@ -177,9 +177,9 @@ func (c *Core) bury(over func(mourning) bool) {
 	c.replan = c.replan || len(c.mourned) < before
 }
 
-// strangers are those, by name, whom beacons show alive, who may have buckets, and who
+// unlisted are those, by name, whom beacons show alive, who may have buckets, and who
 // are no members: gossip does not reach them, and what they claim is not known.
-func (c *Core) strangers() []Incarnation {
+func (c *Core) unlisted() []Incarnation {
 	var list []Incarnation
 	for inc, h := range c.heard {
 		if p := c.peers[inc.Name]; h.standing == Alive && (p == nil || p.Incarnation != inc) && (h.Claims == 0 || h.Phase != Joining) {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -10,6 +11,7 @@ import (
 func (c *Core) live() {
 	switch c.phase {
 	case Joining:
+		c.watchStrangers()
 		if c.mayServe() != "" {
 			return
 		}
@@ -46,6 +48,10 @@ func (c *Core) enter(p Phase) {
 		c.servingSince = c.now
 	}
 	c.phase = p
+	c.outside.freeSince = 0
+	if p.Serving() {
+		c.outside.knew = nil
+	}
 	c.replan = true
 	c.notice(false, "this node is %s", p)
 }
@@ -73,6 +79,15 @@ func (c *Core) attachDone(err error) {
 
 // mayServe says what still keeps a joining node from serving; "" if nothing does.
 func (c *Core) mayServe() string {
+	if why := c.mayServeBut(); why != "" {
+		return why
+	}
+	_, why := c.strangersForbid()
+	return why
+}
+
+// mayServeBut is mayServe without a look at strangers on the wire.
+func (c *Core) mayServeBut() string {
 	if !c.wire.OK {
 		return c.wire.Reason
 	}
@@ -94,7 +109,7 @@ func (c *Core) mayServe() string {
 	if c.heralded.Unknown != "" {
 		return c.heralded.Unknown
 	}
-	if list := c.strangers(); len(list) > 0 {
+	if list := c.unlisted(); len(list) > 0 {
 		return fmt.Sprintf("beacons of %s come, but its gossip port cannot be reached: look for a firewall, or add it to `join`", list[0].Name)
 	}
 	if p := c.outranked(false); p != nil {
@@ -137,7 +152,10 @@ func (c *Core) mayStartAlone() string {
 	if c.hearsAnybody() {
 		return "somebody's beacons come, and no seed answers: look at `join` and for a firewall at the gossip port"
 	}
-	if c.now < c.startedAt+t.Alone {
+	if list := c.unreadable(); len(list) > 0 {
+		return fmt.Sprintf("a member that cannot be understood sends beacons: %s; %s", describeStrangers(list), strangerCure(list))
+	}
+	if c.now < max(c.startedAt, c.wireSince)+t.Alone {
 		return "no seed has answered yet"
 	}
 	if !c.wire.Forwards && c.now < c.wireSince+t.Carrier {
@@ -172,8 +190,12 @@ func (c *Core) wireChanged(ev WireChanged) {
 	}
 	lost := c.wire.OK && !ev.OK
 	c.wire = ev
+	if lost {
+		c.outside.freeSince = 0
+	}
 	if lost && c.phase.Serving() {
 		c.withdrawFromService(ev.Reason)
+		c.outside.knew = slices.Sorted(maps.Keys(c.peers))
 	}
 }
 

@@ -19,6 +19,8 @@ type Snapshot struct {
 	Attached bool
 	Nodes    []NodeSnapshot // by name
 	Services []ServiceSnapshot
+	// Strangers on the wire, by address.
+	Strangers []StrangerSnapshot
 	// Problems are whole sentences, each with its cure.
 	Problems []string
 	// Noticed are those of them that began with a Notice.
@@ -58,6 +60,7 @@ type ServiceSnapshot struct {
 func (c *Core) Snapshot() Snapshot {
 	s := Snapshot{
 		Phase: c.phase, View: c.view.Digest(), Agreed: c.agreed(), Attached: c.attached,
+		Strangers: c.strangersNow(),
 	}
 	s.Problems, s.Noticed = c.problems()
 	if len(s.Problems) > 0 && strings.HasPrefix(s.Problems[0], notServing) {

@@ -1,6 +1,8 @@
 package node
 
 import (
+	"net/netip"
+
 	"github.com/peervip/peervip/hashring"
 )
 
@@ -70,6 +72,17 @@ type (
 		// words; "": nobody does.
 		Unknown string
 	}
+
+	// StrangersHeard: the strangers on the wire as they are now, by address.
+	StrangersHeard struct{ List []Stranger }
+
+	// VIPAnswered is the outcome of AskVIP: the MAC that answered an echo request to the
+	// VIP; "": nobody did.
+	VIPAnswered struct{ By string }
+
+	// ServeDespite: an operator has it that strangers of that address do not keep this
+	// node from serving.
+	ServeDespite struct{ Address netip.Addr }
 
 	// Received: a message came. The core judges whether it is fresh.
 	Received struct{ Message *Message }
@@ -149,6 +162,10 @@ func (FlowsFound) event()    {}
 func (FlowsListed) event()   {}
 func (FlowsCounted) event()  {}
 
+func (StrangersHeard) event() {}
+func (VIPAnswered) event()    {}
+func (ServeDespite) event()   {}
+
 // Effect is something that the core wants done.
 type Effect interface{ effect() }
 
@@ -220,6 +237,10 @@ type (
 	// Forget: this incarnation is no more.
 	Forget struct{ Incarnation }
 
+	// AskVIP: send three echo requests for the VIP to the cluster MAC and report
+	// VIPAnswered. This node does not serve.
+	AskVIP struct{}
+
 	// Stop: everything is handed over; end the process. With KeepFlows the host keeps
 	// the VIP, for the flows of the next incarnation.
 	Stop struct{ KeepFlows bool }
@@ -243,9 +264,13 @@ func (Know) effect()      {}
 func (Forget) effect()    {}
 func (Stop) effect()      {}
 
+func (AskVIP) effect() {}
+
 // Config is what the core needs to know at its birth.
 type Config struct {
 	Incarnation
+	// Address is this node's own, which its beacons come from.
+	Address netip.Addr
 	// Weight as configured (100 is the default).
 	Weight int
 	// Buckets per service.
