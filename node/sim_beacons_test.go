@@ -23,6 +23,7 @@ func (w *world) beat(n *simNode) {
 		}
 	})
 	w.whenAwake(n, func() {
+		w.tellOutside(n)
 		if !n.blocked && len(n.backlog) == 0 { // the loop's own timer
 			w.say(n)
 		}
@@ -106,7 +107,15 @@ func (w *world) carry(from, to *simNode, medium Medium, b *Beacon) {
 	core := to.core
 	w.at(w.net.delay(w.rng), func() {
 		if to.core == core {
-			w.whenAwake(to, func() { w.read(to, func() { w.hear(to, medium, b) }) })
+			w.whenAwake(to, func() {
+				w.read(to, func() {
+					if to.accepts(from) {
+						w.hear(to, medium, b)
+					} else {
+						w.hearOutside(to, from.address(), b)
+					}
+				})
+			})
 		}
 	})
 }

@@ -149,7 +149,7 @@ func (w *world) gossipAll() {
 
 // reachable says whether gossip passes between two nodes.
 func (w *world) reachable(a, b int) bool {
-	return !w.cut[[2]int{a, b}] && !w.cut[[2]int{b, a}] && !w.gossipCut[[2]int{a, b}] && !w.gossipCut[[2]int{b, a}]
+	return w.shareKey(a, b) && !w.cut[[2]int{a, b}] && !w.cut[[2]int{b, a}] && !w.gossipCut[[2]int{a, b}] && !w.gossipCut[[2]int{b, a}]
 }
 
 // cutGossip cuts a node from the gossip of all others, while beacons pass.
@@ -175,7 +175,7 @@ func (w *world) gossip(n, p *simNode) {
 			}
 			n.sees[p.index] = p.boot
 			w.step(n, PeerAlive{
-				Incarnation: Incarnation{p.name, p.boot}, SpecRevision: p.revision, SpecDigest: uint64(p.revision),
+				Incarnation: Incarnation{p.name, p.boot}, Address: p.address().String(), SpecRevision: p.revision, SpecDigest: uint64(p.revision),
 			})
 			w.exchange(p, n)
 		})

@@ -60,6 +60,9 @@ type simNode struct {
 	boot   uint64       // nonce of the running process
 	wake   uint64       // number of the wake-up that counts
 
+	keys     []int          // of its ring: the first signs, all are accepted; none: the cluster's
+	outside  *Strangers     // whom it hears of other keys
+	heardOf  []Stranger     // as its core knows them
 	revision int            // of the spec that it runs
 	deaf     bool           // its port does not forward: nobody answers on the wire
 	refuses  bool           // its kernel takes no commits
@@ -239,6 +242,8 @@ func (w *world) step(n *simNode, ev Event) {
 			n.herald.Know(w.now, e.Incarnation)
 		case Forget:
 			n.herald.Forget(e.Incarnation)
+		case AskVIP:
+			w.askVIP(n)
 		case Stop:
 			n.keeps = e.KeepFlows
 			w.stop(n, true)
@@ -332,12 +337,13 @@ func (w *world) start(n *simNode) {
 	}
 	services[0].Single, services[0].Preempt = w.single, w.preempt
 	n.core = New(Config{
-		Incarnation: Incarnation{n.name, n.boot}, Weight: 100, Buckets: w.buckets,
+		Incarnation: Incarnation{n.name, n.boot}, Address: n.address(), Weight: 100, Buckets: w.buckets,
 		Services: services, DropUnhealthy: w.dropUnhealthy, DrainTimeout: simDrainTimeout,
 		SpecRevision: n.revision, SpecDigest: uint64(n.revision),
 		Timing: w.periods(), Silence: w.silence(),
 	})
 	n.herald = NewHerald(n.core.cfg.Incarnation, w.timing, simTick)
+	n.outside, n.heardOf = NewStrangers(w.timing.Interval), nil
 	n.lease, n.leased, n.blocked = 0, !w.beacons, false
 	w.forsake()
 	core := n.core

@@ -62,9 +62,10 @@ func (c *Core) serveDespite(addr netip.Addr) {
 	c.notice(true, "an operator has this node serve despite %s, until its next start", addr)
 }
 
-// authenticated reports whether the peer is a member by gossip and its beacons verify.
+// authenticated reports whether the peer, which is a member by gossip or was one and has
+// not left, sends beacons that verify.
 func (c *Core) authenticated(p *peer) bool {
-	return p.listed && (c.cfg.Silence == 0 || p.heard != nil && p.heard.standing == Alive)
+	return c.cfg.Silence == 0 || p.heard != nil && p.heard.standing == Alive
 }
 
 // serves reports whether the peer has buckets, or may have some.
