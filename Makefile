@@ -56,8 +56,8 @@ check: go
 		'$(GO) tool staticcheck ./...'
 
 unit: root go tools
-	@echo "== unit tests and fuzz seeds, with the race detector"
-	@packages=$$($(GO) list ./... | grep -v -x -F -f <($(GO) list $(KERNEL) ./e2e/... ./node)); $(TEST) -race -parallel 4 $$packages $(SHOW)
+	@echo "== unit tests and fuzz seeds, on a young machine, with the race detector"
+	@packages=$$($(GO) list ./... | grep -v -x -F -f <($(GO) list $(KERNEL) ./e2e/... ./node)); .ci/young $(TEST) -race -parallel 4 $$packages $(SHOW)
 
 race: go
 	@echo "== the core and its simulator, $(RACESEEDS) seeds, with the race detector"
@@ -68,8 +68,8 @@ sim: go ## run the simulator: make sim SEEDS=20000
 	@$(TEST) ./node -sim.seeds=$(SEEDS) $(SHOW)
 
 kernel: root go tools
-	@echo "== tests in network namespaces, with the race detector"
-	@$(TEST) -race $(KERNEL) $(SHOW)
+	@echo "== tests in network namespaces, on a young machine, with the race detector"
+	@.ci/young $(TEST) -race $(KERNEL) $(SHOW)
 
 e2e: root go tools
 	@echo "== scenarios with agents, clients and faults, with the race detector"

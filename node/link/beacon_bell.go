@@ -47,9 +47,10 @@ func (b *bell) ring(bit uint32) {
 func (b *bell) hush(bit uint32) bool { return b.rings.And(^bit)&bit != 0 }
 
 // sleep returns at the time, or when the bits differ from those that the caller has
-// seen; now and then for no reason.
+// seen; now and then for no reason. A time before the boot is past like any other,
+// though the kernel refuses negative ones.
 func (b *bell) sleep(seen uint32, until time.Duration) {
-	b.until = unix.NsecToTimespec(int64(until))
+	b.until = unix.NsecToTimespec(max(0, int64(until)))
 	_, _, errno := unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(&b.rings)), futexWaitBitset,
 		uintptr(seen), uintptr(unsafe.Pointer(&b.until)), 0, futexAnyBit)
 	switch errno {
