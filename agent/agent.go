@@ -53,7 +53,7 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 		return editable(err)
 	}
 	wire, err := link.Open(link.Config{
-		Interface: cfg.Interface, Address: cfg.Address, VIPs: cfg.Spec.VIPs, MAC: mac, Log: opts.Log,
+		Interface: cfg.Interface, Address: cfg.Address, VIPs: cfg.Spec.VIPs, MAC: mac, Log: opts.Log, ARPFiltered: nft.GuardsARP(),
 		Changes: loadChanges(cfg.StateDir, opts.Log), Remember: func(c link.Changes) error { return saveChanges(cfg.StateDir, c) },
 	})
 	if err != nil {
@@ -81,7 +81,9 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	cleanup.add(control.Close)
 	waiting := newAwait(cfg, opts, mac)
 	control.serve(waiting.handler())
-	filter, err := guarded(filterSpec(cfg, layout, mac.HardwareAddr()))
+	spec := filterSpec(cfg, layout, mac.HardwareAddr())
+	spec.ARP = wire.ARPFiltered()
+	filter, err := guarded(spec)
 	if err != nil {
 		return err
 	}

@@ -58,7 +58,9 @@ func (c chain) native(t *nftables.Table) *nftables.Chain {
 	lib := &nftables.Chain{Table: t, Name: c.name}
 	if h := c.hook; h != nil {
 		lib.Type = nftables.ChainTypeFilter
-		lib.Hooknum = libraryHook[h.point]
+		if lib.Hooknum = libraryHook[h.point]; t.Family == nftables.TableFamilyARP {
+			lib.Hooknum = nftables.ChainHookRef(arpHook[h.point])
+		}
 		lib.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(h.priority))
 		lib.Device = h.device
 		policy := nftables.ChainPolicyAccept

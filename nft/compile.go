@@ -44,7 +44,11 @@ func Compile(s Spec) (Ruleset, error) {
 	s.VIPs, s.Services, s.ClusterMAC = slices.Clone(s.VIPs), slices.Clone(s.Services), slices.Clone(s.ClusterMAC)
 	// The ingress chain is made first: at the owner's death the kernel removes
 	// hooks in that order, and what ingress no longer marks the guard drops.
-	return Ruleset{s, []table{ingressTable(s), stackTable(s), guardTable(s)}}, nil
+	tables := []table{ingressTable(s), stackTable(s), guardTable(s)}
+	if s.ARP {
+		tables = []table{tables[0], tables[1], arpTable(s, tableName, true), arpTable(s, guardName, false), tables[2]}
+	}
+	return Ruleset{s, tables}, nil
 }
 
 // ingressTable decides, before conntrack and routing, about every frame that
@@ -62,10 +66,11 @@ func ingressTable(s Spec) table {
 				{isFragment(), gotoChain("fragments")},
 			}, toBeacons(s), classify(s))},
 			// A fragment has no ports, so it cannot be dispatched here: it passes
-			// unmarked, and the stack's table decides when it is whole. A cluster MAC
+			// unmarked, and the stack's table decides when it is whole, which it knows by
+			// the tag of the first fragment. A cluster MAC
 			// that is not multicast would have the stack throw it away before that.
 			{"fragments", nil, slices.Concat(withoutLease(s), []rule{
-				{upTo(fragmentRate, fragmentBurst), count(counterFragments), setPktType("multicast"), accept()},
+				{upTo(fragmentRate, fragmentBurst), count(counterFragments), setTag(fragmentTag), setPktType("multicast"), accept()},
 				{count(counterFragmentsDropped), drop()},
 			})},
 		},
@@ -86,16 +91,16 @@ func stackTable(s Spec) table {
 				{toVIP(s), iifname(is, s.Interface), gotoChain("arrived")},
 			}, untracked(s))},
 			{"output", &hook{point: output, priority: rawPriority}, untracked(s)},
-			{"arrived", nil, slices.Concat(toBeacons(s), []rule{
+			{"arrived", nil, slices.Concat([]rule{
+				{taggedAs(fragmentTag), setTag(0), gotoChain("vip")},
+			}, bridged(s), toBeacons(s), []rule{
 				// A client that still has a NIC's own MAC for the VIP sends to that node
 				// alone. It is served, since nobody else sees its packets, and counted,
 				// since it bypasses the buckets: an operator should know.
 				{etherDst(isNot, s.ClusterMAC), markedHost(), count(counterForeignMAC), accept()},
 				// What came to broadcast or to another group the guard drops.
-				{etherDst(isNot, s.ClusterMAC), accept()},
-				{notMarkedHost(), gotoChain("vip")},
 			})},
-			{"vip", nil, classify(s)},
+			{"vip", nil, slices.Concat(toBeacons(s), classify(s))},
 			tracking(),
 		},
 	}
@@ -117,18 +122,18 @@ func untracked(s Spec) []rule {
 // stays when the agent dies. It goes by the VIP and not by the MAC address,
 // which ARP and other groups use too.
 func guardTable(s Spec) table {
+	silence := rule{notMarkedHost(), iifname(isNot, "lo"), toVIP(s), count(counterUnmarked), drop()}
 	return table{family: inet, name: guardName,
-		counters: []string{counterUnmarked, counterForwarded},
+		counters: []string{counterUnmarked, counterForwarded, counterRedirected},
 		sets:     vips(s),
 		chains: []chain{
-			{"prerouting", &hook{point: prerouting, priority: rawPriority}, []rule{
-				{notMarkedHost(), iifname(isNot, "lo"), toVIP(s), count(counterUnmarked), drop()},
-			}},
+			{"prerouting", &hook{point: prerouting, priority: rawPriority}, append(bridged(s), silence)},
+			{"input", &hook{point: input, priority: rawPriority}, append(redirectedOnBridge(s), silence)},
 			// When the VIP has gone from this node and it routes, it would send each
 			// packet back to the wire.
-			{"forward", &hook{point: forward, priority: rawPriority}, []rule{
+			{"forward", &hook{point: forward, priority: rawPriority}, slices.Concat(redirectedOnBridge(s), forwardedByBridge(s), []rule{
 				{toVIP(s), count(counterForwarded), drop()},
-			}},
+			})},
 			tracking(),
 		},
 	}

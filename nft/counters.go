@@ -40,6 +40,9 @@ type Counters struct {
 	// would have routed back to the wire. The guard dropped both. They start from
 	// 0 also when EnsureGuard puts the guard back.
 	GuardUnmarked, GuardForwarded Counter
+	// GuardRedirected came by a bridge to a VIP, past the buckets, and destination NAT
+	// has sent them elsewhere; the guard dropped them.
+	GuardRedirected Counter
 }
 
 // ServiceCounters count the packets of one service.
@@ -87,7 +90,7 @@ func (c Counters) Accepted() Counter {
 // Dropped is the sum of all that came and was dropped, by the guard too; beacons
 // are not in it.
 func (c Counters) Dropped() Counter {
-	sum := c.FragmentsDropped.plus(c.Unleased).plus(c.GuardUnmarked).plus(c.GuardForwarded)
+	sum := c.FragmentsDropped.plus(c.Unleased).plus(c.GuardUnmarked).plus(c.GuardForwarded).plus(c.GuardRedirected)
 	for _, s := range c.Services {
 		sum = sum.plus(s.Dropped)
 		for _, r := range s.Refused {
@@ -105,6 +108,9 @@ func (f *Filter) Counters() (Counters, error) {
 	}
 	sums := map[string]Counter{} // of the tables: packets and reassembled datagrams
 	for _, t := range f.rules.tables {
+		if len(t.counters) == 0 {
+			continue
+		}
 		objects, err := f.conn.GetNamedObjects(t.native())
 		if err != nil {
 			return Counters{}, fmt.Errorf("%s of table %s: %w", doing, t, err)
@@ -135,7 +141,7 @@ func (f *Filter) Counters() (Counters, error) {
 			Foreign: sums[counterBeaconsForeign],
 		},
 		GuardUnmarked:  sums[counterUnmarked],
-		GuardForwarded: sums[counterForwarded],
+		GuardForwarded: sums[counterForwarded], GuardRedirected: sums[counterRedirected],
 	}
 	for _, s := range f.rules.spec.Services {
 		c := ServiceCounters{Accepted: map[node.State]Counter{}, Dropped: sums[droppedCounter(s)]}

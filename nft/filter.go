@@ -118,7 +118,7 @@ func (f *Filter) Install(rules Ruleset) error {
 // InstallGuard puts the guard of these rules alone into the kernel, as Install does:
 // the host may have the VIPs from then on, and keeps silent until Install.
 func (f *Filter) InstallGuard(rules Ruleset) error {
-	return f.install(rules, rules.tables[len(rules.tables)-1:], contents{})
+	return f.install(rules, rules.guards(), contents{})
 }
 
 // Reinstall puts the same rules into the kernel again, in one transaction, with
@@ -132,7 +132,7 @@ func (f *Filter) Reinstall() error {
 	return f.install(f.rules, f.rules.tables, f.contents)
 }
 
-// install makes those of the tables, the guard the last, unless another agent owns some.
+// install makes those of the tables, the guard among them, unless another agent owns some.
 func (f *Filter) install(rules Ruleset, tables []table, with contents) error {
 	const doing = "installing the packet filter"
 	if f.conn == nil {
@@ -150,9 +150,14 @@ func (f *Filter) install(rules Ruleset, tables []table, with contents) error {
 		for _, t := range old {
 			f.conn.DelTable(t)
 		}
+		guard = nil
 		for _, t := range tables {
-			if guard, err = t.create(f.conn, with); err != nil { // the guard is the last
+			made, err := t.create(f.conn, with)
+			if err != nil {
 				return err
+			}
+			if !t.owned {
+				guard = append(guard, made...)
 			}
 		}
 		return nil

@@ -10,15 +10,23 @@ import (
 )
 
 // guardPrint is how the guard is recognised: the handles of its rules, which the
-// kernel gives anew to every rule that is made, by chain.
+// kernel gives anew to every rule that is made, by table and chain.
 type guardPrint map[string][]uint64
+
+func printKey(t *nftables.Table, chain string) string { return fmt.Sprint(t.Family, " ", chain) }
 
 func printOf(rules []*nftables.Rule) guardPrint {
 	p := guardPrint{}
 	for _, r := range rules {
-		p[r.Chain.Name] = append(p[r.Chain.Name], r.Handle)
+		key := printKey(r.Table, r.Chain.Name)
+		p[key] = append(p[key], r.Handle)
 	}
 	return p
+}
+
+// guards are the tables of the guard: those that outlive their maker.
+func (r Ruleset) guards() []table {
+	return slices.DeleteFunc(slices.Clone(r.tables), func(t table) bool { return t.owned })
 }
 
 // EnsureGuard puts the guard back if somebody removed or changed it, as `nft
@@ -32,25 +40,36 @@ func (f *Filter) EnsureGuard() (restored bool, err error) {
 	case f.guard == nil:
 		return false, fmt.Errorf("%s: %w", doing, ErrGone)
 	}
-	guard := f.rules.tables[len(f.rules.tables)-1]
-	whole, err := f.guardIsWhole(guard)
-	if err != nil {
-		return false, fmt.Errorf("%s: %w", doing, err)
+	guards := f.rules.guards()
+	whole := true
+	for _, guard := range guards {
+		here, err := f.guardIsWhole(guard)
+		if err != nil {
+			return false, fmt.Errorf("%s: %w", doing, err)
+		}
+		whole = whole && here
 	}
 	if whole {
 		return false, nil
 	}
 	var rules []*nftables.Rule
 	err = f.transact(func() error {
-		old, err := f.present([]table{guard})
+		old, err := f.present(guards)
 		if err != nil {
 			return err
 		}
 		for _, t := range old {
 			f.conn.DelTable(t)
 		}
-		rules, err = guard.create(f.conn, contents{})
-		return err
+		rules = nil
+		for _, guard := range guards {
+			made, err := guard.create(f.conn, contents{})
+			if err != nil {
+				return err
+			}
+			rules = append(rules, made...)
+		}
+		return nil
 	})
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", doing, err)
@@ -79,7 +98,7 @@ func (f *Filter) guardIsWhole(guard table) (bool, error) {
 		for _, r := range rules {
 			handles = append(handles, r.Handle)
 		}
-		if !slices.Equal(handles, f.guard[c.name]) {
+		if !slices.Equal(handles, f.guard[printKey(t, c.name)]) {
 			return false, nil
 		}
 	}

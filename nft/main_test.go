@@ -80,6 +80,7 @@ func testSpec() Spec {
 
 // withEverything has all that a spec can have: lingering, beacons, a lease.
 func withEverything(s *Spec) {
+	s.ARP = true
 	s.Services[0].Linger = LingerAll
 	s.BeaconPort, s.Lease, s.LeaseMark = beaconPort, 120*time.Millisecond, leaseMark
 }

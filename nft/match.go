@@ -29,6 +29,14 @@ func ipDst(addr netip.Addr) term { return ipAddr("daddr", ipDstOffset, addr) }
 // ipSrc matches an IPv4 source address.
 func ipSrc(addr netip.Addr) term { return ipAddr("saddr", ipSrcOffset, addr) }
 
+// notTo matches an IPv4 destination that is another than the address.
+func notTo(addr netip.Addr) term {
+	return term{fmt.Sprintf("ip daddr != %s", addr), []protocol{protoIPv4}, []expr.Any{
+		loadNetwork(1, ipDstOffset, 4),
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: addr.AsSlice()},
+	}}
+}
+
 // ipDstIn matches an IPv4 destination address that is in the set.
 func ipDstIn(set string) term { return ipAddrIn("daddr", ipDstOffset, set) }
 
@@ -218,6 +226,11 @@ func tagged() term {
 	}}
 }
 
+// taggedAs matches a packet that has the tag.
+func taggedAs(t tag) term {
+	return term{"meta priority " + t.String(), nil, metaIs(expr.MetaKeyPRIORITY, hostUint32(uint32(t)))}
+}
+
 // marked matches a packet with the mark, which a socket gives it (SO_MARK).
 func marked(mark uint32) term {
 	return term{fmt.Sprintf("meta mark 0x%x", mark), nil, metaIs(expr.MetaKeyMARK, hostUint32(mark))}
@@ -230,6 +243,23 @@ func iifname(e equality, name string) term {
 		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
 		&expr.Cmp{Op: e.op(), Register: 1, Data: ifname(name)},
 	}}
+}
+
+// iifkind matches the kind of the interface that the packet came by, as `ip -details
+// link` shows it.
+func iifkind(kind string) term { return linkKind("iifkind", metaIIFKind, kind) }
+
+// oifkind matches the kind of the interface that the packet leaves by.
+func oifkind(kind string) term { return linkKind("oifkind", metaOIFKind, kind) }
+
+// Missing in the library (include/uapi/linux/netfilter/nf_tables.h, Linux 5.6).
+const (
+	metaIIFKind expr.MetaKey = 26
+	metaOIFKind expr.MetaKey = 27
+)
+
+func linkKind(name string, key expr.MetaKey, kind string) term {
+	return term{fmt.Sprintf("meta %s %q", name, kind), nil, metaIs(key, ifname(kind))}
 }
 
 // notMarkedHost matches a packet that neither came to the NIC's own MAC address
@@ -275,6 +305,17 @@ func ctConfirmed() term {
 // ctAssured matches a packet of a TCP connection whose handshake is complete.
 func ctAssured() term {
 	return term{"ct status assured", nil, ctBits(expr.CtKeySTATUS, ipsAssured)}
+}
+
+// ctOriginalTo matches a packet to a server of a flow that its client has sent to the
+// address.
+func ctOriginalTo(addr netip.Addr) term {
+	return term{fmt.Sprintf("ct direction original ct original ip daddr %s", addr), nil, []expr.Any{
+		&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{expr.CtDirOriginal}},
+		&expr.Ct{Key: expr.CtKeyDSTIP, Register: 1, Direction: expr.CtDirOriginal, OptDirection: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: addr.AsSlice()},
+	}}
 }
 
 // ctBits matches if one of the bits is set.

@@ -30,9 +30,11 @@ type family string
 const (
 	netdev family = "netdev"
 	inet   family = "inet"
+	arp    family = "arp"
 )
 
 var libraryFamily = map[family]nftables.TableFamily{
+	arp:    nftables.TableFamilyARP,
 	netdev: nftables.TableFamilyNetdev,
 	inet:   nftables.TableFamilyINet,
 }
@@ -106,6 +108,7 @@ const (
 	ingress     hookPoint = "ingress"
 	egress      hookPoint = "egress"
 	prerouting  hookPoint = "prerouting"
+	input       hookPoint = "input"
 	forward     hookPoint = "forward"
 	output      hookPoint = "output"
 	postrouting hookPoint = "postrouting"
@@ -115,6 +118,7 @@ var libraryHook = map[hookPoint]*nftables.ChainHook{
 	ingress:     nftables.ChainHookIngress,
 	egress:      nftables.ChainHookEgress,
 	prerouting:  nftables.ChainHookPrerouting,
+	input:       nftables.ChainHookInput,
 	forward:     nftables.ChainHookForward,
 	output:      nftables.ChainHookOutput,
 	postrouting: nftables.ChainHookPostrouting,

@@ -41,6 +41,9 @@ type Spec struct {
 	// ArmFor is how long a lease lasts that was armed, if no beacon prolongs it: at most
 	// Lease; 0: Lease.
 	ArmFor time.Duration
+	// ARP: the kernel is to be kept from answering ARP for the VIPs, on whatever
+	// interface (see GuardsARP). Other addresses are not touched.
+	ARP bool
 	// LeaseMark is the mark (SO_MARK) of a beacon that prolongs the lease.
 	LeaseMark uint32
 }

@@ -50,7 +50,8 @@ const (
 	// The most flows that are listed at a time, of each kind.
 	listLimit = 1 << 17
 
-	firstTag tag = 0x5056<<16 + 1 // "PV", and the service and state
+	fragmentTag tag = 0x5056 << 16    // "PV": of a datagram that ingress saw in fragments
+	firstTag        = fragmentTag + 1 // and the service and state
 )
 
 // refuses says whether the service leaves packets of buckets in the state to
@@ -111,6 +112,8 @@ func withTransitions(t table, s Spec) table {
 	t.counters = append(t.counters, counterResetsHeld)
 	t.chains = append(t.chains,
 		chain{"transition", &hook{point: prerouting, priority: transitionPriority}, []rule{{tagged(), tagVerdict(tagSet)}}},
+		// What a bridge has passed up where br_netfilter is on comes to no prerouting any more.
+		chain{"passed_up", &hook{point: input, priority: transitionPriority}, []rule{{tagged(), tagVerdict(tagSet)}}},
 		chain{"postrouting", &hook{point: postrouting, priority: resetPriority}, []rule{
 			{fromVIP(s), tcpBareReset(), gotoChain("resets")},
 		}})

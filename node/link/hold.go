@@ -31,20 +31,30 @@ type hold interface {
 
 // newHolds lists what Hold does, in its order. A sysctl calls note before it is
 // changed.
-func newHolds(config Config, note func()) []hold {
-	var holds []hold
-	for _, where := range []string{"all", config.Interface} {
-		holds = append(holds,
-			// Values of net/ipv4/arp.c, arp_ignore: 1 to 3 and 8 keep still about an
-			// address of lo with scope host, 4 to 7 are reserved and mean 0.
-			&sysctl{where: where, key: "arp_ignore", want: 1, enough: []int{1, 2, 3, 8}, note: note},
-			// arp_solicit: everything but 1 and 2 means 0; 1 may still name a VIP.
-			&sysctl{where: where, key: "arp_announce", want: 2, enough: []int{2}, note: note})
+func newHolds(config Config, note func(*sysctl)) []hold {
+	holds := []hold{arpAnnounce("all", note), arpIgnore(config.Interface, note), arpAnnounce(config.Interface, note)}
+	if config.ARPFiltered {
+		holds = append(holds, &segmentMates{config: config, note: note})
+	} else {
+		holds = append(holds, arpIgnore("all", note))
 	}
 	for _, vip := range config.VIPs {
 		holds = append(holds, &vipOnLo{vip: vip})
 	}
 	return append(holds, &membership{mac: config.MAC, on: config.Interface})
+}
+
+// arpIgnore keeps the kernel from answering ARP for addresses of lo. Values of
+// net/ipv4/arp.c, arp_ignore: 1 to 3 and 8 keep still about one with scope host, 4 to 7
+// are reserved and mean 0.
+func arpIgnore(where string, note func(*sysctl)) *sysctl {
+	return &sysctl{where: where, key: "arp_ignore", want: 1, enough: []int{1, 2, 3, 8}, note: note}
+}
+
+// arpAnnounce keeps the kernel from naming a VIP as the sender of its own requests.
+// arp_solicit: everything but 1 and 2 means 0; 1 may still name a VIP.
+func arpAnnounce(where string, note func(*sysctl)) *sysctl {
+	return &sysctl{where: where, key: "arp_announce", want: 2, enough: []int{2}, note: note}
 }
 
 // Hold makes the host hold the VIPs, in silence: sysctls, the VIPs on lo, the group of
@@ -183,7 +193,7 @@ type sysctl struct {
 	key    string
 	want   int
 	enough []int // the values that will do
-	note   func()
+	note   func(*sysctl)
 
 	index   int  // the interface that the rest is for; 0: all
 	changed bool // there is something to put back:
@@ -210,7 +220,7 @@ func (s *sysctl) ensure(index int) (bool, error) {
 	}
 	if !s.changed {
 		s.changed, s.found = true, found
-		s.note()
+		s.note(s)
 	}
 	if err := s.write(s.want); err != nil {
 		return false, err

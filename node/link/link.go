@@ -4,9 +4,9 @@
 //
 // The kernel must never speak of a VIP with the MAC of a NIC, or clients would
 // send to one node alone. So the VIP is on lo with scope host, which is never
-// chosen as a source address; arp_ignore=1 keeps the kernel from answering for it,
-// arp_announce=2 from naming it as the sender of a request, on every interface of
-// the host. The agent answers instead, from user space: the cluster MAC in the
+// chosen as a source address; rules of the packet filter, and arp_ignore=1 on the VIPs'
+// segment, keep the kernel from answering for it, arp_announce=2 from naming it as the
+// sender of a request, on every interface of the host. The agent answers instead, from user space: the cluster MAC in the
 // ARP payload, the node's own MAC as Ethernet source, so that no switch learns the
 // cluster MAC on one port.
 package link
@@ -38,6 +38,10 @@ type Config struct {
 	VIPs []netip.Addr
 	// MAC is the cluster MAC, from ParseClusterMAC.
 	MAC ClusterMAC
+	// ARPFiltered: while the VIPs are up, rules keep the kernel from answering ARP for
+	// them on any interface. Then the sysctl that does that, and the same to all other
+	// addresses, is set on the VIPs' own segment only.
+	ARPFiltered bool
 	// Changes are what an earlier life of this node has changed and not put back, as
 	// it was last given to Remember.
 	Changes Changes
@@ -136,7 +140,7 @@ func Open(config Config) (*Link, error) {
 	if err := l.settle(device, addresses); err != nil && !errors.As(err, new(*AbsentError)) {
 		return nil, err
 	}
-	l.holds = newHolds(config, l.remember)
+	l.holds = newHolds(config, l.noted)
 	l.recall(device)
 	for _, a := range addresses {
 		switch {

@@ -61,7 +61,7 @@ func (l *Link) recall(here device) {
 	}
 	l.kept.Settings = l.config.Changes.Settings
 	for _, old := range l.kept.Settings {
-		s := &sysctl{where: old.Where, key: old.Key, want: old.Set, note: l.remember, index: old.Index, changed: true, found: old.Found}
+		s := &sysctl{where: old.Where, key: old.Key, want: old.Set, note: l.noted, index: old.Index, changed: true, found: old.Found}
 		if on := here; old.Where != "all" {
 			if old.Where != l.config.Interface {
 				on, err = readDevice(old.Where)
@@ -91,6 +91,12 @@ func (l *Link) sysctl(where, key string) *sysctl {
 	return nil
 }
 
+// noted is called before a setting is changed. The caller holds l.mu.
+func (l *Link) noted(s *sysctl) {
+	l.log.Info("changing a setting of this host; a clean stop puts it back", "setting", s, "from", s.found, "to", s.want)
+	l.remember()
+}
+
 // remember has what is changed kept for a later life, if that is news. The caller
 // holds l.mu.
 func (l *Link) remember() {
@@ -104,8 +110,13 @@ func (l *Link) remember() {
 		}
 	}
 	for _, h := range l.holds {
-		if s, ok := h.(*sysctl); ok {
-			add(s)
+		switch h := h.(type) {
+		case *sysctl:
+			add(h)
+		case *segmentMates:
+			for _, s := range h.settings {
+				add(s)
+			}
 		}
 	}
 	for _, s := range l.stale {
