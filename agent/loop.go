@@ -48,6 +48,7 @@ type loop struct {
 	renewal  uint64           // the last renewal of the packet filter that was asked for
 	unready  string           // why the packet filter is not in place, though the interface is; "": it is
 	deaf     string           // why this node hears nobody, by its own fault; "": it does not
+	refused  string           // why the cluster does not take this node; "": it does, or nobody was asked
 	wire     node.WireChanged // as the core was told last
 
 	outbox    map[string][][]byte // what is to be sent when the work at hand is done
@@ -328,6 +329,9 @@ func (l *loop) wireChanged() {
 	}
 	if now.OK && l.deaf != "" {
 		now.OK, now.Reason = false, l.deaf
+	}
+	if now.OK && l.refused != "" {
+		now.OK, now.Reason = false, l.refused
 	}
 	if now == l.wire || !now.OK && now.Reason == "" { // nothing new, or nothing known yet
 		return

@@ -46,12 +46,22 @@ func (l *loop) heard(ev gossip.Event) {
 			l.step(node.Received{Message: m})
 		}
 	case gossip.Conflict:
-		if l.news.conflict(ev, l.now()) {
+		if l.isConflict(ev.Name) && l.news.conflict(ev, l.now()) {
 			l.log.Error("two nodes have one name; give one of the two another", "name", ev.Name, "known", ev.Known, "other", ev.Other)
 		}
 	case gossip.Attempt:
 		l.attempted(ev)
 	}
+}
+
+// isConflict says whether two living nodes have that name. A member that beacons do not
+// show alive is none: it may be the same node, back at another address before gossip has
+// found its former life dead. A node that was refused for its name says so itself.
+func (l *loop) isConflict(name string) bool {
+	if name == l.cfg.Name {
+		return l.served
+	}
+	return l.strays.alive[node.Incarnation{Name: name, Nonce: l.strays.members[name]}]
 }
 
 // read takes a message of a peer.
@@ -87,18 +97,20 @@ func (l *loop) alive(m gossip.Member) {
 }
 
 // attempted learns the outcome of a round of joining. Before the node has served, a
-// seed that refuses it is a reason to stop: it must not start alone beside a
+// seed that refuses it keeps it joining: it must not start alone beside a
 // cluster that it cannot join. One that has served, or has met members (who are not
 // asked again), is not stopped by a stranger among its seeds.
 func (l *loop) attempted(ev gossip.Attempt) {
 	l.news.joinErr = l.unreached(ev.Err)
 	joining := l.core.Bulletin().Phase == node.Joining && !l.served
 	alone := ev.Reached == 0 && len(l.strays.members) == 0
-	switch {
-	case joining && errors.Is(ev.Err, gossip.ErrNameTaken),
-		joining && alone && errors.Is(ev.Err, gossip.ErrWrongKey):
-		l.fatal = fmt.Errorf("joining the cluster %q: %w", l.cfg.Cluster, ev.Err)
-	default:
+	l.refused = ""
+	if joining && (errors.Is(ev.Err, gossip.ErrNameTaken) || alone && errors.Is(ev.Err, gossip.ErrWrongKey)) {
+		l.refused = fmt.Sprintf("joining the cluster %q is refused, and tried again: %v", l.cfg.Cluster, ev.Err)
+		l.news.joinErr = nil // it is the same
+	}
+	l.wireChanged()
+	if l.refused == "" {
 		l.step(node.SeedsTried{})
 	}
 }

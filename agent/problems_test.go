@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -63,12 +64,13 @@ func TestSpecsOfTheGone(t *testing.T) {
 // Two machines with one name: told for as long as it lasts.
 func TestNameConflict(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, "a").start()
-	conflict := gossip.Conflict{Name: "a", Known: netip.MustParseAddrPort("192.0.2.11:7946"), Other: netip.MustParseAddrPort("192.0.2.99:7946")}
+	s, rigs := newCluster(t, "a", "b")
+	r := rigs[0]
+	conflict := gossip.Conflict{Name: "b", Known: netip.MustParseAddrPort("192.0.2.11:7946"), Other: netip.MustParseAddrPort("192.0.2.99:7946")}
 	for range 3 {
 		r.loop.Event(conflict)
 	}
-	r.problem(t, true, "two nodes are named a, at 192.0.2.11:7946 and at 192.0.2.99:7946: give one of the two another name")
+	r.problem(t, true, "two nodes are named b, at 192.0.2.11:7946 and at 192.0.2.99:7946: give one of the two another name")
 	if n := strings.Count(r.log.String(), "two nodes have one name"); n != 1 {
 		t.Errorf("logged %d times", n)
 	}
@@ -79,6 +81,22 @@ func TestNameConflict(t *testing.T) {
 		}
 	})
 	r.problem(t, false, "two nodes are named")
+	// Back at another address before gossip has found its former life dead, which beacons
+	// have.
+	s.mute(rigs[1])
+	eventually(t, func() error {
+		var alive bool
+		r.ask(t, func(l *loop) { alive = len(l.strays.alive) > 0 })
+		if alive {
+			return errors.New("b is alive")
+		}
+		return nil
+	})
+	r.loop.Event(conflict)
+	r.problem(t, false, "two nodes are named")
+	if n := strings.Count(r.log.String(), "two nodes have one name"); n != 1 {
+		t.Errorf("logged %d times", n)
+	}
 	n := newNews(slog.New(slog.DiscardHandler))
 	if !n.conflict(conflict, time.Minute) || n.conflict(conflict, time.Minute+time.Second) || !n.conflict(conflict, 3*time.Minute) {
 		t.Error("a conflict is new when it was not seen for a while, and only then")

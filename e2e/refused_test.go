@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// A node whose name another one has is no member, does not serve, and ends with a
-// line that tells the name's owner.
+// A node whose name another one has is no member and does not serve; it says why, names
+// the name's owner, knocks again now and then, and takes part as soon as the name is free.
 func TestTakenName(t *testing.T) {
 	l := build(t, 3)
 	members, twin := l.Nodes[:2], l.Nodes[2]
@@ -17,20 +17,24 @@ func TestTakenName(t *testing.T) {
 	clients := listen(t, l)
 	clients.allServed(t)
 	start(t, twin)
-	if err := twin.WaitExit(patiently(t)); err == nil {
-		t.Error("an agent whose name is taken ends as if all were well")
-	}
-	for _, words := range []string{"this node's name is taken", members[0].Addr.String()} {
-		if !strings.Contains(twin.Log(), words) {
-			t.Errorf("%s does not say %q", twin.Name, words)
+	eventually(t, func() error {
+		phase, problems := problemsOf(t, twin)
+		if phase != "joining" || !strings.Contains(problems, "not serving yet: joining the cluster \"lab\" is refused, and tried again") ||
+			!strings.Contains(problems, "this node's name is taken by the node at "+members[0].Addr.String()) {
+			return fmt.Errorf("it is %s and says %s", phase, problems)
 		}
-	}
-	settle(t, l, members...)
+		return nil
+	})
 	if by := clients.allServed(t); count(by, twin) > 0 {
 		t.Errorf("%s serves %d clients", twin.Name, count(by, twin))
 	}
 	clients.quiet(t)
-	nothingLeft(t, twin)
+	if n := strings.Count(twin.Log(), "joining the cluster was refused"); n != 1 {
+		t.Errorf("the log says it %d times:\n%s", n, twin.Log())
+	}
+	must(t, members[0].Stop(patiently(t)))
+	settle(t, l, members[1], twin)
+	clients.allServed(t)
 }
 
 // One edited file does not stop those who serve (pitfall 24): the newcomer with

@@ -2,11 +2,23 @@ package e2e
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/peervip/peervip/e2e/lab"
 )
+
+// problemsOf are the problems that the node's own status tells.
+func problemsOf(t *testing.T, n *lab.Node) (phase, problems string) {
+	t.Helper()
+	eventually(t, func() error { // its agent may have only just been started
+		s, err := n.Status(t.Context())
+		phase, problems = s.Phase, strings.Join(s.Problems, "\n")
+		return err
+	})
+	return phase, problems
+}
 
 // A node whose interface comes late, as at a boot without a link, waits for it as long
 // as it takes, with the VIP on lo for the services that bind it; it is said once. Then it
@@ -45,4 +57,42 @@ func TestInterfaceComesLate(t *testing.T) {
 		t.Errorf("the log says %d times that it waits:\n%s", n, late.Log())
 	}
 	stopsClean(t, late, before)
+}
+
+// A node without node.address goes on with the address that DHCP gives it in place of
+// its own, and nobody speaks of two nodes with one name: its old life is dead.
+func TestAddressChanges(t *testing.T) {
+	l := cluster(t, 3)
+	node := l.Nodes[1]
+	four := node.Addr.As4()
+	four[3] = 61
+	other := netip.PrefixFrom(netip.AddrFrom4(four), 24)
+	from := node.Addr.String()
+	must(t, node.RemoveAddress())
+	_, err := node.NS.Run("ip", "addr", "add", other.String(), "dev", "eth0")
+	must(t, err)
+	eventually(t, func() error {
+		s, err := node.Status(t.Context())
+		if err != nil {
+			return err
+		}
+		for _, n := range s.Nodes {
+			if n.Name == node.Name && n.Address == other.Addr().String() && n.Phase == "active" {
+				return nil
+			}
+		}
+		return fmt.Errorf("it is %s with %v", s.Phase, s.Problems)
+	})
+	settle(t, l, l.Nodes...)
+	for _, n := range l.Nodes {
+		if strings.Contains(n.Log(), "have one name") {
+			t.Errorf("%s takes one node for two:\n%s", n.Name, n.Log())
+		}
+		if _, problems := problemsOf(t, n); strings.Contains(problems, "two nodes are named") {
+			t.Errorf("%s: %s", n.Name, problems)
+		}
+	}
+	if want := "address " + from + " is gone from this host"; !strings.Contains(node.Log(), want) {
+		t.Errorf("its log does not say %q", want)
+	}
 }

@@ -78,8 +78,6 @@ func (d delegate) NotifyMerge(nodes []*memberlist.Node) error {
 
 func (d delegate) conflict(name string, known, other netip.AddrPort) {
 	d.g.counts.conflicts.Add(1)
-	d.g.log.limited(slog.LevelWarn, "two nodes use one name: give one of them another",
-		"name", name, "known", known, "other", other)
 	d.g.table.event(Conflict{Name: name, Known: known, Other: other})
 }
 

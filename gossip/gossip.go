@@ -125,6 +125,10 @@ type Gossip struct {
 	seeds seedAddrs
 	out   *senders
 	again chan struct{} // asks Run for a round now
+
+	// Of the goroutine that runs Run.
+	refusals int    // rounds in a row in which a seed has refused this node
+	refusal  string // as it was logged last
 }
 
 // New binds the sockets and takes part from then on: others may join through

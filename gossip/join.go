@@ -22,6 +22,12 @@ const (
 	resolveTimeout = 2 * time.Second
 	// alonePeriod is how often a node without any member tries to find one.
 	alonePeriod = 500 * time.Millisecond
+	// refusedSoon is how often a node that was refused tries again at first, and
+	// refusedSoonTries how often: the name may be that of its own former life, at another
+	// address, which is soon found to be dead. Then it does each refusedPeriod.
+	refusedSoon      = time.Second
+	refusedSoonTries = 10
+	refusedPeriod    = 15 * time.Second
 	// joinsAtOnce bounds the connections of one round.
 	joinsAtOnce = 16
 )
@@ -112,10 +118,18 @@ func (g *Gossip) rejoin() {
 	if g.ctx.Err() != nil {
 		return
 	}
+	refused := errors.Is(err, ErrWrongKey) || errors.Is(err, ErrNameTaken)
+	if !refused {
+		g.refusals, g.refusal = 0, ""
+	}
 	switch {
 	case err == nil:
-	case errors.Is(err, ErrWrongKey), errors.Is(err, ErrNameTaken):
-		g.log.limited(slog.LevelError, "joining the cluster was refused", "error", err)
+	case refused:
+		g.refusals++
+		if g.refusal != err.Error() { // once, however long it lasts
+			g.refusal = err.Error()
+			g.cfg.Log.Warn("joining the cluster was refused, and will be tried again", "error", err)
+		}
 	case g.table.alone():
 		g.log.limited(slog.LevelInfo, "no other node was reached yet", "error", err)
 	default:
@@ -125,7 +139,12 @@ func (g *Gossip) rejoin() {
 }
 
 func (g *Gossip) rejoinPeriod() time.Duration {
-	if g.table.alone() {
+	switch {
+	case g.refusals > refusedSoonTries:
+		return min(refusedPeriod, g.cfg.Rejoin)
+	case g.refusals > 0:
+		return min(refusedSoon, g.cfg.Rejoin)
+	case g.table.alone():
 		return min(alonePeriod, g.cfg.Rejoin)
 	}
 	return g.cfg.Rejoin
