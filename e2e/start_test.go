@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"net/netip"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -56,7 +57,11 @@ func TestInterfaceComesLate(t *testing.T) {
 	if n := strings.Count(late.Log(), "NOT SERVING"); n != 1 {
 		t.Errorf("the log says %d times that it waits:\n%s", n, late.Log())
 	}
-	stopsClean(t, late, before)
+	must(t, late.Stop(patiently(t)))
+	index := regexp.MustCompile(`(?m)^\d+:`) // the interface has another one now
+	if after := hostState(t, late); index.ReplaceAllString(after, "") != index.ReplaceAllString(before, "") {
+		t.Errorf("left behind:\n%s\nbefore it was:\n%s", after, before)
+	}
 }
 
 // A node without node.address goes on with the address that DHCP gives it in place of
