@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -25,7 +26,7 @@ const (
 
 // probeExec runs the program in a session of its own (which the kernel may weigh by
 // itself, see sched(7) on autogroups), at an ordinary nice value whatever that of this
-// process is, and wants exit code 0.
+// process is, killed when memory runs out no later than others, and wants exit code 0.
 // At the end of ctx, and also when the program is done, every process of the
 // group is killed, so that neither a hanging check nor what it started in the
 // background is left behind (only a process that makes itself a group or session
@@ -77,10 +78,14 @@ func probeExec(ctx context.Context, command []string, timeout time.Duration) err
 }
 
 // beOrdinary takes from a program and what it has started by now the better nice value
-// that it has inherited. Nobody is refused that; who has ended does not need it.
+// that it has inherited, and from the program that it is killed late when memory runs
+// out. Nobody is refused that; who has ended does not need it.
 func beOrdinary(group int) {
 	if own, err := unix.Getpriority(unix.PRIO_PROCESS, 0); err == nil && 20-own < 0 { // as the system call counts
 		_ = unix.Setpriority(unix.PRIO_PGRP, group, 0)
+	}
+	if own, err := os.ReadFile("/proc/self/oom_score_adj"); err == nil && own[0] == '-' {
+		_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", group), []byte("0"), 0)
 	}
 }
 

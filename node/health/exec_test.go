@@ -127,3 +127,19 @@ func TestExecIsOrdinary(t *testing.T) {
 		t.Errorf("at nice value %v", err)
 	}
 }
+
+// The agent is the last that is killed when memory runs out; what it starts is not.
+func TestExecIsKilledAsOthersAreWhenMemoryRunsOut(t *testing.T) {
+	const file = "/proc/self/oom_score_adj"
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte("-5"), 0); err != nil {
+		t.Logf("this machine's root may not go before others, and has nothing to hand down: %v", err)
+	}
+	defer os.WriteFile(file, before, 0)
+	if err := probeExec(t.Context(), []string{"sh", "-c", "sleep 0.3; exit $(cat /proc/self/oom_score_adj)"}, time.Minute); err != nil {
+		t.Errorf("at oom_score_adj %v", err)
+	}
+}
