@@ -191,6 +191,13 @@ func (m *machine) boot(ctx context.Context) error {
 	return m.booted(ctx, boots+1)
 }
 
+// booting is the number of the boot that it is in.
+func (m *machine) booting() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.boots
+}
+
 // booted waits for the end of the boot with the number.
 func (m *machine) booted(ctx context.Context, number int) error {
 	err := lab.Poll(ctx, func() error {

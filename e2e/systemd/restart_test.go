@@ -26,9 +26,7 @@ func TestReboot(t *testing.T) {
 	c := raise(t, 3)
 	w := c.come(t)
 	m := c.machines[1]
-	m.mu.Lock()
-	boots := m.boots
-	m.mu.Unlock()
+	boots := m.booting()
 	m.must(t, "systemctl", "reboot")
 	must(t, m.booted(patiently(t), boots+1))
 	c.settle(t, c.machines...)
