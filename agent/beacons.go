@@ -279,6 +279,20 @@ func (b *beacons) attach() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.attached = true
+	b.herald.Attached(b.now())
+}
+
+// retire ends this node's beacons, and returns when the last of them have had their
+// time: they say that nobody has to wait for it.
+func (b *beacons) retire(ctx context.Context) {
+	b.mu.Lock()
+	b.herald.Retire(b.now())
+	b.mu.Unlock()
+	b.line.Kick()
+	select {
+	case <-ctx.Done():
+	case <-time.After(b.detect.LastWords()):
+	}
 }
 
 // tell sends a message to a peer whom gossip does not reach. Like any message it may

@@ -224,7 +224,7 @@ func (s *Status) countBeacons(c nft.BeaconCounters) {
 
 // beaconTrends is what was counted of beacons lately. It belongs to the loop.
 type beaconTrends struct {
-	pauses, signature, version, cluster, late, failed, overflow trend
+	pauses, signature, version, cluster, late, failed, overflow, crowded trend
 }
 
 // beaconProblems says what is wrong with beacons and the lease, in words.
@@ -271,6 +271,9 @@ func (l *loop) beaconProblems(attached bool, o outlook, list *problemList) {
 	}
 	if n := o.faults[node.BeaconCluster.String()]; t.cluster.grew(n, o.now) {
 		add("%d beacons were of another cluster on the same address: give one of the two another address or cluster.beacon_port", n)
+	}
+	if n := o.heard[node.HeardCrowded.String()]; t.crowded.grew(n, o.now) {
+		add("beacons of more than %d nodes come, and %d found no place here: a cluster has at most %d, or somebody sends recorded beacons again", node.MaxBeaconPeers, n, node.MaxBeaconPeers)
 	}
 	if late := o.line.Lateness; t.late.grew(late.Skipped, o.now) {
 		add("beacons leave late, the last time by %v: this machine is too busy (the thread that sends them is scheduled as %s)", late.LastSkip.Round(time.Millisecond), o.line.Class)

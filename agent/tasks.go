@@ -154,6 +154,7 @@ func (a *agent) run(ctx context.Context) error {
 func (a *agent) runLoop(ctx context.Context) error {
 	err := a.loop.run(ctx)
 	if errors.Is(err, errHandedOver) {
+		a.loop.beacons.retire(ctx)
 		goodbye, cancel := context.WithTimeout(ctx, goodbyeTimeout)
 		defer cancel()
 		if errLeave := a.cluster.Leave(goodbye); errLeave != nil {

@@ -35,13 +35,13 @@ func (d delegate) NotifyMsg(b []byte) {
 		d.g.log.limited(slog.LevelWarn, "a gossip message was not understood: do all nodes run the same version?", "error", err)
 		return
 	}
-	for _, part := range parts {
-		switch kind {
-		case framePayloads:
+	switch kind {
+	case framePayloads:
+		for _, part := range parts {
 			d.g.table.event(Message{Payload: bytes.Clone(part)})
-		case frameGoodbye:
-			d.g.table.goodbye(string(part))
 		}
+	case frameGoodbye:
+		d.g.table.goodbye(string(parts[0]), parts[1:]...)
 	}
 }
 

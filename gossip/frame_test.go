@@ -16,16 +16,24 @@ func TestFramesKeepWhatTheyCarry(t *testing.T) {
 			t.Fatalf("payloads %x: %v %x %v", payloads, kind, got, err)
 		}
 		name := rapid.StringN(0, 255, 255).Draw(t, "name")
-		kind, got, err = parseFrame(append(goodbyeFrame(name), payloads[0]...))
-		if err != nil || kind != frameGoodbye || len(got) != 1 || string(got[0]) != name {
+		kind, got, err = parseFrame(append(goodbyeFrame(name, payloads[0]), payloads[0]...))
+		if err != nil || kind != frameGoodbye || len(got) != 2 || string(got[0]) != name || !bytes.Equal(got[1], payloads[0]) {
 			t.Fatalf("goodbye of %q: %v %q %v", name, kind, got, err)
 		}
 	})
 }
 
+// TestGoodbyeOfAnEarlierVersion has no Meta.
+func TestGoodbyeOfAnEarlierVersion(t *testing.T) {
+	kind, parts, err := parseFrame([]byte("\x01\x05web-1"))
+	if err != nil || kind != frameGoodbye || len(parts) != 1 || string(parts[0]) != "web-1" {
+		t.Errorf("%v %q %v", kind, parts, err)
+	}
+}
+
 func TestBadFramesAreErrors(t *testing.T) {
 	for _, b := range [][]byte{
-		nil, {0}, {3}, {255, 1, 2}, {1}, {1, 2, 'x'}, {1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01},
+		nil, {0}, {3}, {255, 1, 2}, {1}, {1, 2, 'x'}, {1, 1, 'x', 1}, {1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01},
 		{2}, {2, 1}, {2, 2, 'x'}, {2, 1, 'x', 0xff}, {2, 0, 0x80},
 	} {
 		if kind, parts, err := parseFrame(b); err == nil {
@@ -37,7 +45,8 @@ func TestBadFramesAreErrors(t *testing.T) {
 func FuzzParseFrame(f *testing.F) {
 	f.Add(payloadsFrame([]byte("x")))
 	f.Add(payloadsFrame([]byte("x"), nil, []byte("yz")))
-	f.Add(goodbyeFrame("web-1"))
+	f.Add(goodbyeFrame("web-1", []byte("life")))
+	f.Add([]byte("\x01\x05web-1"))
 	f.Add([]byte{1, 0x80})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		kind, parts, err := parseFrame(b)

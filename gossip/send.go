@@ -70,7 +70,7 @@ func (g *Gossip) deliver(to string, letters []letter) {
 		return
 	}
 	node := &memberlist.Node{Name: m.Name, Addr: m.Addr.Addr().AsSlice(), Port: m.Addr.Port()}
-	frame, send := goodbyeFrame(g.cfg.Name), g.list.SendReliable
+	frame, send := goodbyeFrame(g.cfg.Name, *g.meta.Load()), g.list.SendReliable
 	if last.done == nil {
 		var payloads [][]byte
 		for _, l := range letters {

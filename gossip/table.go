@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"bytes"
 	"cmp"
 	"maps"
 	"net/netip"
@@ -107,12 +108,14 @@ func (t *table) gone(name string) {
 }
 
 // goodbye takes a node's own word that it leaves, which comes before or after
-// memberlist's news.
-func (t *table) goodbye(name string) {
+// memberlist's news. With another Meta than the member's it is of another life. Without,
+// it is of an earlier version, and may be of any life: those who hear the node otherwise
+// must not believe it alone.
+func (t *table) goodbye(name string, meta ...[]byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.peers[name]
-	if p == nil || t.closed {
+	if p == nil || t.closed || len(meta) > 0 && len(p.Meta) > 0 && !bytes.Equal(meta[0], p.Meta) {
 		return
 	}
 	if p.alive {

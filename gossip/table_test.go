@@ -30,12 +30,15 @@ func at(i int) netip.AddrPort {
 }
 
 func TestAGoodbyeMakesALeave(t *testing.T) {
-	a := Member{Name: "a", Addr: at(1)}
+	a := Member{Name: "a", Addr: at(1), Meta: []byte("this life")}
 	for _, test := range []struct {
 		name string
 		do   func(*tableTest)
 		want []Event
 	}{
+		{"of this life", func(tt *tableTest) { tt.goodbye("a", a.Meta); tt.gone("a") }, []Event{Alive{a}, Dead{"a", true}}},
+		{"of another life", func(tt *tableTest) { tt.goodbye("a", []byte("another life")); tt.gone("a") }, []Event{Alive{a}, Dead{"a", false}}},
+		{"of another life, after the end", func(tt *tableTest) { tt.gone("a"); tt.goodbye("a", []byte("another life")) }, []Event{Alive{a}, Dead{"a", false}}},
 		{"before the end", func(tt *tableTest) { tt.goodbye("a"); tt.gone("a") }, []Event{Alive{a}, Dead{"a", true}}},
 		{"after the end", func(tt *tableTest) { tt.gone("a"); tt.goodbye("a") }, []Event{Alive{a}, Dead{"a", false}, Dead{"a", true}}},
 		{"twice", func(tt *tableTest) { tt.goodbye("a"); tt.gone("a"); tt.goodbye("a") }, []Event{Alive{a}, Dead{"a", true}}},

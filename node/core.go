@@ -71,11 +71,12 @@ type Core struct {
 	obeyed  uint64
 	verdict Verdict
 
-	heard    map[Incarnation]*heard // whom beacons speak of
-	heralded Heralded
-	epoch    uint64
-	disowned bool // held dead, or all was given up, and the kernel has not let go of everything yet
-	mourned  []mourning
+	heard      map[Incarnation]*heard // whom beacons speak of
+	heralded   Heralded
+	tellCutOff Time // when it is time to tell that this node is cut off; 0: there is nothing to tell
+	epoch      uint64
+	disowned   bool // held dead, or all was given up, and the kernel has not let go of everything yet
+	mourned    []mourning
 
 	outside outsiders // strangers on the wire
 
@@ -89,6 +90,7 @@ type Core struct {
 	attachFailed    error
 	wire            WireChanged
 	wireSince       Time
+	doneAt          Time // since when a node that goes has nothing more to do; 0: it has
 	giveUpBy        Time // when a node that goes no longer waits for its heirs; 0: it does not go
 	stopped         bool
 
@@ -204,6 +206,7 @@ func (c *Core) advance() {
 		c.publish()
 	}
 	c.disowned = c.disowned && !c.letGo()
+	c.warnCutOff()
 	c.findFlows()
 	c.listFlows()
 	c.offerGrants()
@@ -262,6 +265,7 @@ func (c *Core) Deadline() Time {
 		soon(c.servingSince + c.cfg.Silence)
 	}
 	soon(c.cutBy)
+	soon(c.tellCutOff)
 	soon(c.commitAfter)
 	soon(c.attachAfter)
 	if c.voluntaryDue() {
@@ -270,6 +274,9 @@ func (c *Core) Deadline() Time {
 	if c.giveUpBy > 0 {
 		soon(c.giveUpBy)
 		soon(max(c.giveUpBy, c.cutBy) + t.LeaveBy)
+		if c.doneAt > 0 {
+			soon(c.doneAt + t.Agreement)
+		}
 	}
 	if c.phase == Joining {
 		soon(max(c.startedAt, c.wireSince) + c.cfg.Silence)

@@ -20,7 +20,7 @@ type mourning struct {
 	name      string
 	slots     hashring.Set
 	until     Time
-	announced bool // it said that it comes back: gossip's word that it is gone tells nothing
+	announced bool // it said that it comes back
 }
 
 func (c *Core) hear(inc Incarnation) *heard {
@@ -40,28 +40,29 @@ func (c *Core) peerStanding(ev PeerStanding) {
 	h.standing = ev.Standing
 	if p := c.peers[ev.Name]; p != nil && p.Incarnation == ev.Incarnation {
 		c.reconsider(p)
-	} else if ev.Standing != Alive { // who only passed by
+	} else if ev.Standing == Unheard { // who only passed by, or was a member long ago
 		delete(c.heard, ev.Incarnation)
 	}
 }
 
 func (c *Core) peerSpoke(ev PeerSpoke) {
+	p := c.peers[ev.Name]
+	if p == nil || p.Incarnation == ev.Incarnation && !p.alive {
+		// It was only asleep, and will be alive when it has spoken for long enough.
+		for i := range c.mourned {
+			if m := &c.mourned[i]; m.name == ev.Name {
+				m.until = max(m.until, c.now+2*c.cfg.Timing.Mourn)
+			}
+		}
+	}
 	h := c.heard[ev.Incarnation]
 	if h == nil {
 		return // it was forgotten meanwhile
 	}
 	h.Bulletin = ev.Bulletin
-	switch p := c.peers[ev.Name]; {
-	case p == nil || p.Incarnation != ev.Incarnation:
-	case p.alive:
+	if p != nil && p.Incarnation == ev.Incarnation && p.alive {
 		p.latest = max(p.latest, h.Claims)
 		c.replan = true
-	default: // it was only asleep, and will be alive when it has spoken for long enough
-		for i := range c.mourned {
-			if m := &c.mourned[i]; m.name == p.Name {
-				m.until = max(m.until, c.now+2*c.cfg.Timing.Mourn)
-			}
-		}
 	}
 }
 
@@ -85,12 +86,23 @@ func (c *Core) heraldedNow(ev Heralded) {
 	c.replan = true
 	switch {
 	case ev.CutOff && !old.CutOff:
-		c.notice(true, "this node is cut off: no peer hears it on the wire, or it hears none there, though others do; its buckets go to them")
+		c.tellCutOff = c.now + c.cfg.Silence
+	case old.CutOff && !ev.CutOff && c.tellCutOff > 0: // it was not worth a word
+		c.tellCutOff = 0
 	case old.CutOff && !ev.CutOff:
 		c.notice(false, "this node is heard on the wire again")
 	}
 	if old.Lease && !ev.Lease && c.phase.Serving() {
 		c.notice(true, "the lease has run out: this node is silent until its peers have heard it again")
+	}
+}
+
+// warnCutOff tells that this node is cut off, when it has been so for a while: at a start,
+// and after single losses, it is for a moment.
+func (c *Core) warnCutOff() {
+	if c.tellCutOff > 0 && c.now >= c.tellCutOff {
+		c.tellCutOff = 0
+		c.notice(true, "this node is cut off: no peer hears it on the wire, or it hears none there, though others do; its buckets go to them")
 	}
 }
 
@@ -138,9 +150,11 @@ func (c *Core) reconsider(p *peer) {
 		c.forgetPeer(p, false)
 		c.greet(c.newPeer(p.PeerAlive, p.listed))
 	case !alive && p.alive:
-		if c.wire.OK {
+		switch {
+		case p.next != nil: // it has restarted
+		case c.wire.OK:
 			c.notice(true, "%s is silent or dead", p.Name)
-		} else {
+		default:
 			c.notice(false, "%s is not heard any more: this node has no wire", p.Name)
 		}
 		p.alive, p.diedAt = false, c.now
@@ -151,6 +165,12 @@ func (c *Core) reconsider(p *peer) {
 		if token, waits := c.asking[p.Name]; waits {
 			delete(c.asking, p.Name)
 			c.answer(token, "", p.Name+" went down; it will be told when it comes back")
+		}
+		switch next := p.next; {
+		case next != nil:
+			c.peerAlive(*next)
+		case p.parted:
+			c.part(p)
 		}
 	}
 }

@@ -45,6 +45,7 @@ type Herald struct {
 	word    Bulletin
 	saidAt  Time // when the core last said so; 0: never
 	muted   bool
+	retired bool
 	mutedAt Time // since when it must not speak; 0: it may
 
 	// epoch counts how often this node had to yield. What the core said in an earlier
@@ -62,6 +63,8 @@ type Herald struct {
 	told     map[Incarnation]Bulletin // by beacons, as the core knows it
 	heralded Heralded                 // as the core knows it
 	cutSince Time                     // when that was last otherwise than heralded; 0: it is not
+	cutAt    Time                     // when that began, if heralded says that it is
+	attached Time                     // when the wire could first be heard; 0: not yet
 	events   []Event
 }
 
@@ -122,8 +125,20 @@ func (h *Herald) Mute(muted bool) {
 	h.fallSilent()
 }
 
+// Retire ends the beacons of a node that has handed everything over, before it says
+// goodbye: what came after that would be of a stranger. Its last beacons say that it
+// hears nobody, so that nobody waits for its acknowledgement.
+func (h *Herald) Retire(now Time) {
+	h.at(now)
+	h.retired = true
+	h.fallSilent()
+}
+
+// LastWords is for how long a node that falls silent still says so.
+func (d Detect) LastWords() Time { return 2 * d.Interval }
+
 // mute reports whether this node must not speak.
-func (h *Herald) mute() bool { return h.muted || h.word.Mute }
+func (h *Herald) mute() bool { return h.muted || h.retired || h.word.Mute }
 
 // fallSilent notes since when this node must not speak.
 func (h *Herald) fallSilent() {
@@ -185,7 +200,7 @@ func (h *Herald) progress(now Time) bool {
 
 // lastWords reports whether a node that is mute still has to say so.
 func (h *Herald) lastWords(now Time) bool {
-	return h.mute() && h.sentAt > 0 && now < h.mutedAt+2*h.detect.Interval && now-h.saidAt < h.detect.D
+	return h.mute() && h.sentAt > 0 && now < h.mutedAt+h.detect.LastWords() && now-h.saidAt < h.detect.D
 }
 
 // needsLease reports whether the core wants the lease, and knows what it wants.
@@ -211,7 +226,7 @@ func (h *Herald) Beacon(now Time, b *Beacon) (marked, ok bool) {
 		View: h.word.View, Claims: h.word.Claims, CutOff: h.word.CutOff, WireProof: proof,
 		Peers: h.live.AppendAcks(b.Peers[:0], now),
 	}
-	if h.word.Epoch != h.epoch || h.mute() {
+	if h.word.Epoch != h.epoch || h.mute() && !h.retired {
 		b.Phase = Joining // the core will say so too
 	}
 	if h.mute() {
@@ -293,17 +308,27 @@ func (h *Herald) Events(now Time) []Event {
 	h.events = h.events[:0]
 	next := Heralded{Lease: h.leaseUntil > 0, CutOff: h.cutOff(now), Barred: h.barred(now), Unknown: h.unknown(now)}
 	if next != h.heralded {
+		if next.CutOff && !h.heralded.CutOff {
+			h.cutAt = now
+		}
 		h.heralded = next
 		events = append(events, next)
 	}
 	return events
 }
 
+// Attached tells that the VIP is up: until then nothing that comes on the wire is heard.
+func (h *Herald) Attached(now Time) {
+	if h.attached == 0 {
+		h.attached = max(h.at(now), 1)
+	}
+}
+
 // cutOff follows the wire-proof slowly, so that neither a start nor single losses
 // move buckets: it believes the worse after D, the better after Return.
 func (h *Herald) cutOff(now Time) bool {
 	ok, others := h.live.WireProof(now)
-	cut, wait := !ok && others, h.detect.D
+	cut, wait := !ok && others && h.attached > 0, h.detect.D
 	if h.heralded.CutOff {
 		wait = h.detect.Return
 	}
@@ -368,7 +393,7 @@ func (h *Herald) Deadline(now Time) Time {
 // to listen to it.
 func (h *Herald) AppendUnicast(buf []Incarnation, now Time) []Incarnation {
 	now = h.at(now)
-	all := h.needsLease(now) && h.leaseUntil == 0
+	all := h.retired || h.needsLease(now) && h.leaseUntil == 0
 	if now >= h.unicastAt {
 		h.unicastAt, all = now+unicastPeriod, true
 	}
@@ -384,7 +409,8 @@ type HeraldStatus struct {
 	// or not wanted.
 	Held, Wanted bool
 	Lapses       Lapses
-	CutOff       bool
+	// CutOff: for D at least, which a start or a single loss is not worth telling.
+	CutOff bool
 	// WireProof and OthersProof: see Liveness.WireProof.
 	WireProof, OthersProof bool
 	Barred                 string
@@ -397,7 +423,7 @@ func (h *Herald) Status(now Time) HeraldStatus {
 	now = h.at(now)
 	h.lapse(now)
 	s := HeraldStatus{
-		Held: h.leaseUntil > 0, Wanted: h.word.Lease, Lapses: h.lapses, CutOff: h.heralded.CutOff,
+		Held: h.leaseUntil > 0, Wanted: h.word.Lease, Lapses: h.lapses, CutOff: h.heralded.CutOff && now-h.cutAt >= h.detect.D,
 		Barred: h.heralded.Barred, Muted: h.mute(), Neighbours: h.live.Status(now),
 	}
 	s.WireProof, s.OthersProof = h.live.WireProof(now)

@@ -266,8 +266,18 @@ func (c *Core) finish() {
 			c.lingering = c.cfg.newSet() // nobody is left to serve the address: why wait
 		}
 		late := c.now >= max(c.giveUpBy, c.cutBy)+c.cfg.Timing.LeaveBy
-		over := c.phase == Leaving && c.idle() ||
-			c.phase == Restarting && c.handedOver() && (c.announced() || c.now >= c.giveUpBy)
+		done := c.phase == Leaving && c.idle() || c.phase == Restarting && c.handedOver()
+		switch {
+		case !done:
+			c.doneAt = 0
+		case c.doneAt == 0:
+			c.doneAt = c.now
+		}
+		patience := c.doneAt + c.cfg.Timing.Agreement
+		if c.phase == Restarting { // who does not know of it ends its flows
+			patience = max(patience, c.giveUpBy)
+		}
+		over := done && (c.announced() || c.now >= patience)
 		if c.phase.Going() && !c.stopped && (over || late) {
 			c.stopped = true
 			c.out = append(c.out, Stop{KeepFlows: c.phase == Restarting})
@@ -275,9 +285,10 @@ func (c *Core) finish() {
 	}
 }
 
-// announced reports whether all peers know the phase that this node is in.
+// announced reports whether all peers know what this node has to say now: who goes is
+// waited for until they know that it has nothing.
 func (c *Core) announced() bool {
-	if c.said == nil || c.said.Phase != c.phase {
+	if c.said == nil || !c.statement().sameBut(c.said) {
 		return false
 	}
 	for p := range c.likePeers() {

@@ -36,6 +36,10 @@ type Detect struct {
 	Return   Time // a dead peer that speaks steadily for so long is alive again
 }
 
+// remembers is for how long a dead peer that is no member any more is told that it is
+// dead, should it only have been asleep.
+func (d Detect) remembers() Time { return 60 * d.Return }
+
 // NewDetect returns the timing that follows from the interval and how many
 // beacons must be missed.
 func NewDetect(interval Time, misses int) Detect {
@@ -64,9 +68,11 @@ const (
 	Dead
 	// Refused: another incarnation has its name and is not dead.
 	Refused
+	// Gone: it has taken its leave, though beacons of it may still come.
+	Gone
 )
 
-var standingNames = [...]string{Unheard: "unheard", Alive: "alive", Dead: "dead", Refused: "refused"}
+var standingNames = [...]string{Unheard: "unheard", Alive: "alive", Dead: "dead", Refused: "refused", Gone: "gone"}
 
 func (s Standing) String() string { return standingNames[s] }
 
@@ -189,15 +195,37 @@ func (l *Liveness) wake(now Time) Time {
 // held alive through others before it was ever heard.
 func (l *Liveness) Know(now Time, inc Incarnation) {
 	att := l.wake(now)
-	if n := l.find(inc); n != nil {
+	n := l.find(inc)
+	if n == nil {
+		n = l.admit(inc, true, att)
+	}
+	if n != nil {
 		n.named = true
-	} else if n := l.admit(inc, att); n != nil {
-		n.named = true
+		if n.standing == Gone {
+			n.standing = Unheard
+		}
 	}
 }
 
-// Forget drops an incarnation that is gone for good. No change is told of it.
+// Forget tells of an incarnation that is no member any more. One that is held alive and
+// says itself that it goes is gone: nobody waits for it, and what still comes of it means
+// nothing. For anything else its own beacons decide: one that is alive stays so for as
+// long as it speaks, and one that is dead is told so for a while, should it come back.
 func (l *Liveness) Forget(inc Incarnation) {
+	n := l.find(inc)
+	switch {
+	case n == nil:
+	case n.standing == Alive && n.phase.Going():
+		n.named, n.standing = false, Gone
+		n.serving, n.me, n.holdsDead = false, 0, n.holdsDead[:0]
+	case n.standing == Alive, n.standing == Dead && !n.phase.Going():
+		n.named = false
+	default:
+		l.drop(inc)
+	}
+}
+
+func (l *Liveness) drop(inc Incarnation) {
 	l.neighbours = slices.DeleteFunc(l.neighbours, func(n *neighbour) bool { return n.Incarnation == inc })
 }
 
@@ -230,6 +258,9 @@ func (l *Liveness) Changes(now Time) []StandingChange {
 			l.turn(n, Dead)
 		case n.standing == Dead && l.returned(n, att):
 			l.turn(n, Alive)
+		case n.standing == Dead && !n.named && att >= max(n.spokeAt, n.seenAt)+l.detect.remembers(),
+			n.standing == Gone && att >= max(n.spokeAt, n.seenAt)+l.detect.D:
+			l.turn(n, Unheard)
 		}
 	}
 	// Who only passed by leaves no trace.
@@ -287,15 +318,15 @@ func (l *Liveness) find(inc Incarnation) *neighbour {
 	return nil
 }
 
-// admit makes room for an incarnation and returns nil if there is none. One whose
-// name another has already is refused until that one is dead.
-func (l *Liveness) admit(inc Incarnation, att Time) *neighbour {
+// admit makes room for an incarnation, which is named or only speaks, and returns nil if
+// there is none. One whose name another has already is refused until that one is dead.
+func (l *Liveness) admit(inc Incarnation, named bool, att Time) *neighbour {
 	i, taken := l.search(KeyOf(inc))
 	if taken || inc == l.self || KeyOf(inc) == l.key { // two names or nonces with one hash
 		return nil
 	}
 	if len(l.neighbours) == MaxBeaconPeers {
-		if !l.evict(att) {
+		if !l.evict(named, att) {
 			return nil
 		}
 		i, _ = l.search(KeyOf(inc))
@@ -314,16 +345,26 @@ func (l *Liveness) admit(inc Incarnation, att Time) *neighbour {
 	return n
 }
 
-// evict drops the neighbour that matters least, if one does not matter at all:
-// one that is silent and was never alive before one that is silent and dead.
-func (l *Liveness) evict(att Time) bool {
-	least := -1
+// evict drops the neighbour that matters least, if one does not matter at all: one that
+// nobody has named before one that is named, and one that was never alive before one that
+// is dead. Nobody goes who is alive, or who speaks; but for a member also those go who
+// speak and are neither named nor alive, since they may be recordings.
+func (l *Liveness) evict(forMember bool, att Time) bool {
+	least, leastWorth := -1, 0
 	for i, n := range l.neighbours {
-		if n.standing == Alive || att-n.spokeAt < l.detect.D || att-n.seenAt < l.detect.D {
+		speaks := att-n.spokeAt < l.detect.D || att-n.seenAt < l.detect.D
+		if n.standing == Alive || speaks && (n.named || !forMember) {
 			continue
 		}
-		if least < 0 || n.standing != Dead && l.neighbours[least].standing == Dead {
-			least = i
+		worth := 0
+		if n.named {
+			worth += 2
+		}
+		if n.standing == Dead {
+			worth++
+		}
+		if least < 0 || worth < leastWorth {
+			least, leastWorth = i, worth
 		}
 	}
 	if least < 0 {
@@ -336,7 +377,7 @@ func (l *Liveness) evict(att Time) bool {
 // holder returns the incarnation that has the name; nil: none.
 func (l *Liveness) holder(name string) *neighbour {
 	for _, n := range l.neighbours {
-		if n.Name == name && n.standing != Refused {
+		if n.Name == name && n.standing != Refused && n.standing != Gone {
 			return n
 		}
 	}

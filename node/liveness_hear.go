@@ -28,15 +28,17 @@ const (
 	HeardClone
 	// HeardCrowded: there is no room for another incarnation.
 	HeardCrowded
+	// HeardGone: its sender has taken its leave before.
+	HeardGone
 
 	// HearingKinds is how many kinds there are, for counters by kind.
-	HearingKinds = int(HeardCrowded) + 1
+	HearingKinds = int(HeardGone) + 1
 )
 
 var hearingNames = [HearingKinds]string{
 	HeardFresh: "fresh", HeardDeaf: "deaf", HeardChallenge: "challenge", HeardAgain: "again",
 	HeardOld: "old", HeardOwn: "own", HeardSuccessor: "successor", HeardRestarted: "restarted",
-	HeardClone: "clone", HeardCrowded: "crowded",
+	HeardClone: "clone", HeardCrowded: "crowded", HeardGone: "gone",
 }
 
 func (k HearingKind) String() string { return hearingNames[k] }
@@ -59,7 +61,7 @@ func (l *Liveness) Hear(now Time, medium Medium, b *Beacon) Hearing {
 	}
 	n := l.find(b.Incarnation)
 	if n == nil {
-		if n = l.admit(b.Incarnation, att); n == nil {
+		if n = l.admit(b.Incarnation, false, att); n == nil {
 			return Hearing{Kind: HeardCrowded}
 		}
 	}
@@ -80,6 +82,9 @@ func (l *Liveness) Hear(now Time, medium Medium, b *Beacon) Hearing {
 		n.speaksSince = att
 	}
 	copied.seq, n.seq, n.spokeAt = b.Seq, b.Seq, att
+	if n.standing == Gone {
+		return Hearing{Kind: HeardGone}
+	}
 
 	mine := b.about(l.key)
 	if mine.Seq.Time() > l.now { // not of this clock
@@ -110,7 +115,7 @@ func (l *Liveness) judge(n *neighbour, fresh bool) HearingKind {
 		restarted := false
 		if holder := l.holder(n.Name); holder != nil {
 			restarted = holder.standing == Dead
-			l.Forget(holder.Incarnation)
+			l.drop(holder.Incarnation)
 		}
 		n.standing, n.clone = Unheard, false
 		l.turn(n, Alive)
@@ -194,7 +199,7 @@ func (l *Liveness) learn(n *neighbour, b *Beacon, mine PeerAck, att Time) {
 			continue
 		}
 		if o := l.neighbours[i]; o != n {
-			if n.standing != Refused && o.standing != Refused && ack.Flags&AckHeard != 0 {
+			if n.standing != Refused && o.standing != Refused && o.standing != Gone && ack.Flags&AckHeard != 0 {
 				l.hearsay(o, ack, att)
 			}
 			l.proveThrough(n, o, ack)

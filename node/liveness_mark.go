@@ -202,7 +202,7 @@ func (l *Liveness) AppendAcks(buf []PeerAck, now Time) []PeerAck {
 	att := l.wake(now)
 	start := len(buf)
 	for _, n := range l.neighbours {
-		if n.seq == 0 && n.standing == Unheard {
+		if n.seq == 0 && n.standing == Unheard || n.standing == Gone {
 			continue
 		}
 		ack := PeerAck{Key: n.key, Seq: n.seq, Acked: n.acked}

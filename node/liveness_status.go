@@ -89,7 +89,7 @@ func (l *Liveness) WireProof(now Time) (ok, othersHave bool) {
 	att, d := l.wake(now), l.detect.D
 	var hears, heard bool
 	for _, n := range l.neighbours {
-		if n.standing == Refused {
+		if n.standing == Refused || n.standing == Gone {
 			continue
 		}
 		hears = hears || att-n.mediums[Wire].at < d
@@ -108,6 +108,9 @@ func (l *Liveness) SilentOnWire(now Time) []Incarnation { return l.appendUnicast
 func (l *Liveness) appendUnicast(buf []Incarnation, now Time, all bool) []Incarnation {
 	att, d := l.wake(now), l.detect.D
 	for _, n := range l.neighbours {
+		if n.standing == Gone {
+			continue
+		}
 		// Who has just died may only have been asleep, and must hear of it when it wakes.
 		speaks := att-n.spokeAt < d || att-n.seenAt < d || n.standing == Dead && att-n.seenAt < d+l.detect.Return
 		silent := att-n.mediums[Wire].at >= d/4 || l.now-n.acked.Time() >= d/4 || n.me&AckOnWire == 0

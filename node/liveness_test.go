@@ -1,6 +1,7 @@
 package node
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -340,15 +341,88 @@ func TestForgive(t *testing.T) {
 	tb.expect(map[string][]string{"a": {"b alive", "c alive"}}) // c through b
 }
 
-func TestForgottenIsMetAnew(t *testing.T) {
+// TestForgottenWhileItSpeaks: nobody but its own beacons ends who is alive.
+func TestForgottenWhileItSpeaks(t *testing.T) {
 	tb := metTable(t, "a", "b")
 	a, b := tb.voice("a"), tb.voice("b")
 	a.Forget(b.self)
-	if a.Alive(b.self) || len(a.Status(tb.now)) != 0 {
-		t.Fatal("not forgotten")
-	}
 	tb.rounds(3)
-	tb.expect(map[string][]string{"a": {"b alive"}})
+	if !a.Alive(b.self) {
+		t.Fatal("b speaks, and was forgotten")
+	}
+	tb.leave(b)
+	tb.rounds(11)
+	tb.expect(map[string][]string{"a": {"b dead"}})
+}
+
+// TestGoneIsNotMetAnew: beacons that come after a goodbye are none of a new neighbour,
+// and the lease waits for nobody who is gone.
+func TestGoneIsNotMetAnew(t *testing.T) {
+	tb := metTable(t, "a", "b", "c")
+	a, b := tb.voice("a"), tb.voice("b")
+	b.phase = Leaving
+	tb.rounds(1)
+	a.Forget(b.self)
+	tb.rounds(5)
+	tb.expect(map[string][]string{})
+	if a.Alive(b.self) {
+		t.Fatal("b has left, and is alive")
+	}
+	tb.leave(b)
+	for range 9 {
+		tb.rounds(1)
+		if a.MarkUntil(tb.now) <= tb.now {
+			t.Fatal("the lease waits for b, which has left")
+		}
+	}
+	tb.rounds(11)
+	tb.expect(map[string][]string{"a": {"b unheard"}, "c": {"b dead"}}) // c was never told that it left
+	if n := len(a.Status(tb.now)); n != 1 {
+		t.Errorf("a knows %d neighbours: b leaves a trace", n)
+	}
+}
+
+// TestDeadAndForgottenIsToldSo: gossip may forget somebody who was only asleep.
+func TestDeadAndForgottenIsToldSo(t *testing.T) {
+	tb := metTable(t, "a", "b")
+	a, b := tb.voice("a"), tb.voice("b")
+	tb.hears = hearOnly()
+	tb.rounds(12)
+	tb.expect(map[string][]string{"a": {"b dead"}, "b": {"a dead"}})
+	a.Forget(b.self)
+	for range 50 {
+		tb.rounds(10)
+	}
+	if got := a.beacon(tb.now).about(b.key); got.Flags&AckDead == 0 {
+		t.Errorf("10 s after it was forgotten a says of b %v", got.Flags)
+	}
+	for range 300 {
+		tb.rounds(10)
+	}
+	if n := len(a.Status(tb.now)); n != 0 {
+		t.Error("b, which is no member any more, is remembered for ever")
+	}
+}
+
+// TestMembersHavePlaces: whoever replays the beacons of dead incarnations takes all
+// places at the table, but for those of members.
+func TestMembersHavePlaces(t *testing.T) {
+	tb := seatTable(t, "a")
+	a := tb.voices[0]
+	for i := range MaxBeaconPeers + 10 {
+		a.Hear(tb.now, Wire, &Beacon{Incarnation: Incarnation{fmt.Sprint("old", i), 1}, Seq: 7})
+	}
+	wantKind(t, a.Hear(tb.now, Wire, &Beacon{Incarnation: Incarnation{"b", 1}, Seq: 7}), HeardCrowded)
+	a.Know(tb.now, Incarnation{"b", 1})
+	wantKind(t, a.Hear(tb.now, Wire, &Beacon{Incarnation: Incarnation{"b", 1}, Seq: 7}), HeardChallenge)
+	for i := range MaxBeaconPeers + 10 {
+		a.Hear(tb.now, Wire, &Beacon{Incarnation: Incarnation{fmt.Sprint("older", i), 1}, Seq: 7})
+	}
+	wantKind(t, a.Hear(tb.now, Wire, &Beacon{Incarnation: Incarnation{"b", 1}, Seq: 8}), HeardChallenge)
+	for i := range MaxBeaconPeers + 10 { // and not among each other
+		a.Know(tb.now, Incarnation{fmt.Sprint("member", i), 1})
+	}
+	wantKind(t, a.Hear(tb.now, Wire, &Beacon{Incarnation: Incarnation{"b", 1}, Seq: 9}), HeardChallenge)
 }
 
 func TestTooManyToKnow(t *testing.T) {

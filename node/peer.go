@@ -12,9 +12,11 @@ import (
 // peer is what this node knows of another.
 type peer struct {
 	PeerAlive
-	listed     bool   // gossip holds it alive
-	heard      *heard // by beacons; nil: never
-	alive      bool   // it may serve, see holdsAlive
+	listed     bool       // gossip holds it alive
+	heard      *heard     // by beacons; nil: never
+	parted     bool       // gossip says that it left, and its beacons go on; what they end is its membership
+	next       *PeerAlive // by gossip it has restarted, and the beacons of this life go on
+	alive      bool       // it may serve, see holdsAlive
 	aliveSince Time
 	diedAt     Time
 	foreign    bool       // runs another spec: nothing it says of slots can be used, or is kept
@@ -114,9 +116,12 @@ func (c *Core) peerAlive(ev PeerAlive) {
 	if old != nil {
 		known := old.Incarnation == ev.Incarnation
 		switch {
+		case !known && old.speaks() && !old.hasNothing():
+			old.next = &ev // its beacons have not ended, and a recording of gossip ends nothing
+			return
 		case known && old.SpecDigest == ev.SpecDigest && (old.alive || old.heldDead()):
 			listed := old.listed
-			old.PeerAlive, old.listed = ev, true
+			old.PeerAlive, old.listed, old.parted, old.next = ev, true, false, nil
 			if old.alive && !listed {
 				c.notice(false, "%s is a member again", ev.Name)
 				c.greet(old)
@@ -124,7 +129,7 @@ func (c *Core) peerAlive(ev PeerAlive) {
 			return
 		case known && old.alive:
 			c.notice(false, "%s has changed its spec", ev.Name)
-		case old.alive:
+		case old.alive, old.next != nil:
 			c.notice(false, "%s has restarted", ev.Name)
 		default:
 			c.notice(false, "%s is a member again", ev.Name)
@@ -149,6 +154,9 @@ func (c *Core) newPeer(ev PeerAlive, listed bool) *peer {
 		foreign: ev.SpecDigest != c.cfg.SpecDigest,
 	}
 	p.alive = p.holdsAlive()
+	maps.DeleteFunc(c.heard, func(inc Incarnation, h *heard) bool {
+		return inc.Name == ev.Name && inc != ev.Incarnation && h.standing == Dead
+	})
 	c.peers[ev.Name] = p
 	c.sortPeers()
 	c.out = append(c.out, Know{p.Incarnation, p.Address})
@@ -171,9 +179,12 @@ func (c *Core) greet(p *peer) {
 	c.askStatement(p)
 }
 
-// dropHeard forgets an incarnation that is no more.
+// dropHeard forgets an incarnation that is no more. One that is held dead is so for a
+// while longer, should gossip name it again.
 func (c *Core) dropHeard(inc Incarnation) {
-	delete(c.heard, inc)
+	if h := c.heard[inc]; h != nil && h.standing != Dead {
+		delete(c.heard, inc)
+	}
 	c.out = append(c.out, Forget{inc})
 }
 
@@ -182,26 +193,48 @@ func (c *Core) peerDead(ev PeerDead) {
 	if p == nil {
 		return
 	}
-	if !ev.Left {
-		p.listed = false
-		c.bury(func(m mourning) bool { return m.name == p.Name && !m.announced })
-		if c.reconsider(p); p.alive {
-			c.notice(true, "gossip has lost %s, whose beacons still come", p.Name)
-		}
+	p.listed, p.next = false, nil
+	switch {
+	case !ev.Left:
+	case p.speaks() && !p.hasNothing():
+		p.parted = true
+	default:
+		c.part(p)
 		return
 	}
+	if c.reconsider(p); p.alive {
+		c.notice(true, "gossip has lost %s, whose beacons still come", p.Name)
+	}
+}
+
+// speaks reports whether beacons show that the peer is alive. Then what gossip says of
+// its end proves nothing: gossip that was recorded can be sent again by anybody, and
+// beacons cannot.
+func (p *peer) speaks() bool { return p.heard != nil && p.heard.standing == Alive }
+
+// hasNothing reports whether the peer itself has said that it goes, and that there is
+// nothing more that others could take from it.
+func (p *peer) hasNothing() bool {
+	if p.said == nil || p.said.Version < p.latest || !p.member().Phase.Going() {
+		return false
+	}
+	return p.said.Claims.Empty() && (p.said.Phase == Restarting || p.said.Linger.Empty())
+}
+
+// part ends the membership of a peer that has left.
+func (c *Core) part(p *peer) {
 	if p.alive && p.said != nil && p.member().Phase == Restarting {
 		c.mourn(p, 0)
 	}
 	c.forgetPeer(p, true) // it may come after the news of a death
-	delete(c.peers, ev.Name)
-	delete(c.wishes, ev.Name)
+	delete(c.peers, p.Name)
+	delete(c.wishes, p.Name)
 	c.sortPeers()
 	c.dropHeard(p.Incarnation)
-	c.notice(false, "%s has left", ev.Name)
-	if token, waits := c.asking[ev.Name]; waits {
-		delete(c.asking, ev.Name)
-		c.answer(token, ev.Name+" has left the cluster before it answered", "")
+	c.notice(false, "%s has left", p.Name)
+	if token, waits := c.asking[p.Name]; waits {
+		delete(c.asking, p.Name)
+		c.answer(token, p.Name+" has left the cluster before it answered", "")
 	}
 }
 

@@ -363,8 +363,8 @@ func TestLeaveHandsEverythingOver(t *testing.T) {
 	})
 }
 
-// TestRestartBeforeTheDeathWasNoticed: another nonce ends the old incarnation at
-// once, with its claims and what was under way with it.
+// TestRestartBeforeTheDeathWasNoticed: another nonce ends the old incarnation when its
+// beacons have ended, with its claims and what was under way with it.
 func TestRestartBeforeTheDeathWasNoticed(t *testing.T) {
 	scenario(t, 3, func(t *testing.T, w *world) {
 		w.gapLimit = 0

@@ -83,14 +83,42 @@ func (w *world) beacon(n *simNode) {
 	if !ok {
 		return
 	}
+	w.send(n, &b)
+}
+
+// retire is the end of a node's beacons, right before its goodbye. Nodes of earlier
+// versions went on to send some until the process ended.
+func (w *world) retire(n *simNode) {
+	if !w.beacons {
+		return
+	}
+	if w.rng.IntN(2) == 0 {
+		n.herald.Retire(w.now)
+		w.beacon(n)
+		return
+	}
+	herald := n.herald
+	for k := range w.rng.IntN(int(w.timing.D / w.timing.Interval)) {
+		w.at(Time(k)*w.timing.Interval, func() {
+			var b Beacon
+			if _, ok := herald.Beacon(w.now, &b); ok {
+				w.send(n, &b)
+			}
+		})
+	}
+}
+
+// send carries a beacon to whom it may concern.
+func (w *world) send(n *simNode, b *Beacon) {
+	w.recordBeacon(b)
 	unicast := n.herald.AppendUnicast(nil, w.now)
 	for _, to := range w.nodes {
 		if to == n || to.core == nil {
 			continue
 		}
-		w.carry(n, to, Wire, &b)
+		w.carry(n, to, Wire, b)
 		if slices.ContainsFunc(unicast, func(inc Incarnation) bool { return inc.Name == to.name }) {
-			w.carry(n, to, Unicast, &b)
+			w.carry(n, to, Unicast, b)
 		}
 	}
 }

@@ -74,6 +74,7 @@ func (w *world) transmit(n *simNode, e Send) {
 		return
 	}
 	m := w.coded(n, e.Message)
+	w.recordMessage(to, m)
 	copies := 1
 	if w.rng.Float64() < w.net.dup {
 		copies = 2

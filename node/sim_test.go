@@ -46,6 +46,7 @@ type world struct {
 
 	books
 	talks
+	recordings
 }
 
 const ms = Time(time.Millisecond)
@@ -221,6 +222,7 @@ func (w *world) step(n *simNode, ev Event) {
 		case Attach:
 			w.at(ms, func() {
 				if n.core == core {
+					n.herald.Attached(w.now)
 					w.step(n, Attached{})
 				}
 			})
@@ -246,6 +248,7 @@ func (w *world) step(n *simNode, ev Event) {
 			w.askVIP(n)
 		case Stop:
 			n.keeps = e.KeepFlows
+			w.retire(n)
 			w.stop(n, true)
 			n.keeps = false
 			return
@@ -330,6 +333,7 @@ func (w *world) start(n *simNode) {
 		return
 	}
 	n.boot = w.rng.Uint64() | 1
+	w.recordBoot(n)
 	n.stalled, n.backlog, n.starved, n.unread = 0, nil, 0, nil
 	services := make([]Service, w.services)
 	for i := range services {
