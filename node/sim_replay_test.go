@@ -211,8 +211,8 @@ func TestNobodyWaitsForALeaver(t *testing.T) {
 			w.stop(w.nodes[3], false)
 			for range 1500 {
 				w.run(ms)
-				if list := w.nodes[0].core.strangers(); len(list) > 0 {
-					t.Fatalf("%v are strangers", list)
+				if list := w.nodes[0].core.unlisted(); len(list) > 0 {
+					t.Fatalf("%v count as unlisted", list)
 				}
 			}
 			for slot, n := range w.owners {
