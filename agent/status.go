@@ -117,6 +117,7 @@ func (s *Status) count(c nft.Counters) {
 	s.Counters["fragment_dropped_packets"] = c.FragmentsDropped.Packets
 	s.Counters["foreign_mac_packets"] = c.ForeignMAC.Packets
 	s.Counters["unleased_packets"] = c.Unleased.Packets
+	s.Counters["gossip_excess_packets"] = c.GossipExcess.Packets
 	s.Counters["guard_dropped_packets"] = c.GuardUnmarked.Packets + c.GuardForwarded.Packets
 	s.countBeacons(c.Beacons)
 }

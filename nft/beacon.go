@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 )
@@ -22,10 +23,6 @@ const (
 	counterBeaconsUnknown = "beacons_unknown"
 	counterBeaconsExcess  = "beacons_excess"
 	counterBeaconsForeign = "beacons_foreign"
-
-	// From all unknown sources together; a peer at the fastest sends 200.
-	strangerRate  = 1000 // packets a second
-	strangerBurst = 1000
 
 	// PeerLimit is the most peers that SetPeers takes.
 	PeerLimit = 256
@@ -49,13 +46,11 @@ func withBeacons(t table, s Spec) table {
 		return t
 	}
 	t.counters = append(t.counters, counterBeaconsUnknown, counterBeaconsExcess, counterBeaconsForeign)
-	t.sets = append(t.sets, peersOf())
-	t.chains = append(t.chains, chain{beaconChain, nil, []rule{
+	t.sets = append(append(t.sets, peersOf()), beaconRations.sets()...)
+	t.chains = append(t.chains, beaconRations.chains(beaconChain, []rule{
 		{ttl(isNot, fromNeighbor), count(counterBeaconsForeign), drop()},
 		{ipSrcIn(peerSet), setPktType("host"), accept()},
-		{upTo(strangerRate, strangerBurst), count(counterBeaconsUnknown), setPktType("host"), accept()},
-		{count(counterBeaconsExcess), drop()},
-	}})
+	}, rule{count(counterBeaconsUnknown), setPktType("host"), accept()})...)
 	return t
 }
 
@@ -73,6 +68,11 @@ func withArrivedBeacons(t table, s Spec) table {
 		{notrack()},
 	}})
 	return t
+}
+
+// has says whether the table has a set of that name.
+func (t table) has(name string) bool {
+	return slices.ContainsFunc(t.sets, func(s set) bool { return s.name == name })
 }
 
 func peersOf() set {
@@ -104,14 +104,22 @@ func (f *Filter) SetPeers(addrs []netip.Addr) error {
 		return nil
 	}
 	err := f.transact(func() error {
-		peers := peersOf().native(f.rules.tables[0].native())
-		if f.peers == nil {
-			f.conn.FlushSet(peers)
+		for _, t := range f.rules.tables {
+			if !t.has(peerSet) {
+				continue
+			}
+			peers := peersOf().native(t.native())
+			if f.peers == nil {
+				f.conn.FlushSet(peers)
+			}
+			if err := f.conn.SetDeleteElements(peers, peerElements(f.peers, wanted)); err != nil {
+				return err
+			}
+			if err := f.conn.SetAddElements(peers, peerElements(wanted, f.peers)); err != nil {
+				return err
+			}
 		}
-		if err := f.conn.SetDeleteElements(peers, peerElements(f.peers, wanted)); err != nil {
-			return err
-		}
-		return f.conn.SetAddElements(peers, peerElements(wanted, f.peers))
+		return nil
 	})
 	if errors.Is(err, ErrUncertain) {
 		f.peers = nil

@@ -137,43 +137,6 @@ func TestForeignBeaconsAreDropped(t *testing.T) {
 	}
 }
 
-// A newcomer is heard before it is known, but strangers cannot keep a node busy.
-func TestBeaconsOfStrangersAreRationed(t *testing.T) {
-	const flood = 4000
-	s := leaseSpec(time.Hour)
-	w := newWire(t, 1)
-	f := installed(t, w.nodes[0], s)
-	setPeers(t, f, "10.77.0.2")
-	conn := beaconSocket(t, w.nodes[0])
-	stranger := packetTo{ttl: 255, protocol: layers.IPProtocolUDP}
-	w.send(stranger, beacon()...)
-	if got := received(t, conn, soon); got != clientAddr(0).String() {
-		t.Fatalf("received from %q", got)
-	}
-	start := time.Now()
-	for range flood {
-		w.send(stranger, beacon()...)
-	}
-	took := time.Since(start)
-	var c BeaconCounters
-	eventually(t, "all are counted", func() bool {
-		c = counters(t, f).Beacons
-		return c.Unknown.Packets+c.Excess.Packets == flood+1
-	})
-	if most := strangerBurst + uint64(took.Seconds()*strangerRate) + 10; c.Unknown.Packets < strangerBurst || c.Unknown.Packets > most {
-		t.Errorf("in %s %d of %d were accepted, want %d to %d", took, c.Unknown.Packets, flood, strangerBurst, most)
-	}
-	// Peers do not pay for it.
-	peer := stranger
-	peer.from = netip.MustParseAddr("10.77.0.2")
-	for range flood {
-		w.send(peer, beacon()...)
-	}
-	eventually(t, "all of the peer's are counted", func() bool {
-		return counters(t, f).Beacons.BySource[peer.from].Packets == flood
-	})
-}
-
 func TestPeersMayChangeWhileTheyAreCounted(t *testing.T) {
 	s := leaseSpec(time.Hour)
 	w := newWire(t, 1)

@@ -89,7 +89,7 @@ func stackTable(s Spec) table {
 		chains: []chain{
 			{"prerouting", &hook{point: prerouting, priority: reassembledPriority}, slices.Concat([]rule{
 				{toVIP(s), iifname(is, s.Interface), gotoChain("arrived")},
-			}, untracked(s))},
+			}, toOwnPorts(s), untracked(s))},
 			{"output", &hook{point: output, priority: rawPriority}, untracked(s)},
 			{"arrived", nil, slices.Concat([]rule{
 				{taggedAs(fragmentTag), setTag(0), gotoChain("vip")},
@@ -105,6 +105,7 @@ func stackTable(s Spec) table {
 		},
 	}
 	t = withArrivedBeacons(t, s)
+	t = withOwnPorts(t, s)
 	t = withServices(t, s)
 	return withTransitions(t, s)
 }

@@ -89,7 +89,9 @@ func TestLibraryAppliesWhatStringPrints(t *testing.T) {
 				if err := f.SetPeers([]netip.Addr{netip.MustParseAddr("10.77.0.2")}); err != nil {
 					t.Fatal(err)
 				}
-				run(t, byText, "nft add element netdev peervip peers { 10.77.0.2 }")
+				for _, family := range []string{"netdev", "inet"} {
+					run(t, byText, "nft add element "+family+" peervip peers { 10.77.0.2 }")
+				}
 			}
 			if s.lists() {
 				client := clientIn(s, 4)

@@ -36,6 +36,9 @@ type Counters struct {
 	// connection that its handshake has not completed, and were dropped.
 	ResetsHeld Counter
 	Beacons    BeaconCounters
+	// GossipExcess came to gossip's port faster than its source may send, or was a
+	// connection too many, and was dropped.
+	GossipExcess Counter
 	// GuardUnmarked came to a VIP past all other rules; GuardForwarded this node
 	// would have routed back to the wire. The guard dropped both. They start from
 	// 0 also when EnsureGuard puts the guard back.
@@ -62,7 +65,7 @@ type BeaconCounters struct {
 	// and were dropped.
 	Unknown, Excess Counter
 	// Foreign were dropped: they came through a router (their TTL says so), in
-	// fragments, or not to the cluster MAC.
+	// fragments, not to the cluster MAC, or by another interface.
 	Foreign Counter
 }
 
@@ -140,6 +143,7 @@ func (f *Filter) Counters() (Counters, error) {
 			Excess:  sums[counterBeaconsExcess],
 			Foreign: sums[counterBeaconsForeign],
 		},
+		GossipExcess:   sums[counterGossipExcess],
 		GuardUnmarked:  sums[counterUnmarked],
 		GuardForwarded: sums[counterForwarded], GuardRedirected: sums[counterRedirected],
 	}

@@ -100,8 +100,13 @@ func udpBetween(port uint16) term {
 }
 
 // udpTo matches UDP to the port.
-func udpTo(port uint16) term {
-	return term{fmt.Sprintf("udp dport %d", port), []protocol{protoUDP}, []expr.Any{
+func udpTo(port uint16) term { return portTo("udp", protoUDP, port) }
+
+// tcpTo matches TCP to the port.
+func tcpTo(port uint16) term { return portTo("tcp", protoTCP, port) }
+
+func portTo(name string, p protocol, port uint16) term {
+	return term{fmt.Sprintf("%s dport %d", name, port), []protocol{p}, []expr.Any{
 		loadTransport(1, 2, 2),
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: netUint16(port)},
 	}}

@@ -104,9 +104,11 @@ var features = []feature{
 	{"nftables' sets of concatenated values", "4.1", "CONFIG_NF_TABLES_INET and CONFIG_NFT_CT", inet, false, probeLists},
 	{"nftables' ingress hook", "4.2", "CONFIG_NF_TABLES_NETDEV and CONFIG_NETFILTER_INGRESS", netdev, false, probeChain(chain{"c", &hook{ingress, ingressPriority, "lo"}, nil})},
 	{"nftables' set elements with a timeout that packets prolong", "4.2", "CONFIG_NF_TABLES_NETDEV", netdev, false, probeLease},
+	{"nftables' rate limits by source", "4.3", "CONFIG_NFT_LIMIT", inet, false, probeSources},
 	{"nftables' setting of the packet type", "4.5", "CONFIG_NF_TABLES_NETDEV", netdev, false, probeChain(chain{"c", nil, []rule{{setPktType("host")}}})},
 	{"nftables' hash of the source address and verdict maps", "4.9", "CONFIG_NFT_HASH", netdev, false, probeHash},
 	{"nftables' notrack", "4.9", "CONFIG_NFT_CT", inet, false, probeChain(chain{"c", nil, []rule{{notrack()}}})},
+	{"nftables' look at the routes", "4.10", "CONFIG_NFT_FIB_INET", inet, false, probeChain(chain{"c", nil, []rule{{toThisHost()}}})},
 	{"nftables' named counters", "4.10", "CONFIG_NF_TABLES_NETDEV", netdev, false, probeCounter},
 	{"nftables' sets that count packets by element", "5.7", "CONFIG_NF_TABLES_NETDEV", netdev, false, probePeers},
 	{"nftables' tables with an owner", "5.12", "CONFIG_NF_TABLES_INET", inet, true, func(*nftables.Conn, *nftables.Table) error { return nil }},
@@ -148,6 +150,13 @@ func probeLease(c *nftables.Conn, t *nftables.Table) error {
 		return err
 	}
 	return probeChain(chain{"c", nil, []rule{{prolong(leaseSet, time.Second)}}})(c, t)
+}
+
+func probeSources(c *nftables.Conn, t *nftables.Table) error {
+	if err := c.AddSet(sources(callerSet).native(t), nil); err != nil {
+		return err
+	}
+	return probeChain(chain{"c", nil, []rule{{eachOver(callerSet, callsEach)}}})(c, t)
 }
 
 func probePeers(c *nftables.Conn, t *nftables.Table) error {

@@ -17,6 +17,12 @@ type Status struct {
 	Nodes    []NodeStatus    `json:"nodes"`
 	Services []ServiceStatus `json:"services"`
 	Problems []string        `json:"problems"`
+	Pauses   PausesStatus    `json:"pauses"`
+}
+
+// PausesStatus says how often the node's lease ran out.
+type PausesStatus struct {
+	Count int `json:"count"`
 }
 
 // NodeStatus is one node as the answering agent sees it.
