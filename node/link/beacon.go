@@ -80,6 +80,9 @@ func (b *Beacons) Tell(to netip.AddrPort, payload []byte) error {
 	return nil
 }
 
+// index is that of the interface as Run saw it last; 0: there is none.
+func (l *Link) index() int { return l.seen.Load().index }
+
 // Unread reports whether datagrams have come that Receive has not read yet. It does not
 // wait, and may be called from the thread that sends.
 func (b *Beacons) Unread() bool {
@@ -121,8 +124,8 @@ func (l *Link) OpenBeacons(config BeaconConfig) (*Beacons, error) {
 
 func (b *Beacons) open() (err error) {
 	own := b.link.config.Address
-	b.wire = inlet{medium: MediumWire, own: own, longest: MaxBeacon, now: b.config.Now}
-	b.unicast = inlet{medium: MediumUnicast, own: own, longest: MaxLetter, now: b.config.Now}
+	b.wire = inlet{medium: MediumWire, own: own, longest: MaxBeacon, now: b.config.Now, on: b.link.index}
+	b.unicast = inlet{medium: MediumUnicast, own: own, longest: MaxLetter, now: b.config.Now, on: b.link.index}
 	if b.wire.conn, b.wire.socket, err = listen(netip.AddrPortFrom(b.link.config.VIPs[0], b.config.Port)); err != nil {
 		return err
 	}
@@ -193,6 +196,7 @@ func prepare(socket int) error {
 		{"SO_RCVBUFFORCE", unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer},
 		{"SO_RXQ_OVFL", unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1},
 		{"IP_RECVTTL", unix.IPPROTO_IP, unix.IP_RECVTTL, 1},
+		{"IP_PKTINFO", unix.IPPROTO_IP, unix.IP_PKTINFO, 1},
 		{"IP_TTL", unix.IPPROTO_IP, unix.IP_TTL, beaconTTL},
 		{"IP_TOS", unix.IPPROTO_IP, unix.IP_TOS, beaconTOS},
 		{"SO_PRIORITY", unix.SOL_SOCKET, unix.SO_PRIORITY, beaconPriority}, // after IP_TOS, which sets one of its own

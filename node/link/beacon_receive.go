@@ -44,6 +44,9 @@ type Received struct {
 	// TTL is what was left of it, 1 to 255; 255 on the wire. On the unicast medium
 	// routers are allowed.
 	TTL int
+	// Near: it came by the node's interface and over no router, on either medium, so its
+	// sender is on this segment.
+	Near bool
 	// At is when it was read from the socket, by BeaconConfig.Now.
 	At time.Duration
 }
@@ -76,6 +79,7 @@ type inlet struct {
 	own      netip.Addr
 	longest  int // of its datagrams
 	now      func() time.Duration
+	on       func() int // the index of the node's interface
 	counters receivedCounters
 }
 
@@ -85,8 +89,9 @@ type receivedCounters struct {
 	overflows                          atomic.Uint32 // the kernel's own count, of this width
 }
 
-// oobLen is room for the two control messages that are asked for, each of 4 bytes.
-var oobLen = 2 * unix.CmsgSpace(4)
+// oobLen is room for the control messages that are asked for: two of 4 bytes, and
+// IP_PKTINFO.
+var oobLen = 2*unix.CmsgSpace(4) + unix.CmsgSpace(unix.SizeofInet4Pktinfo)
 
 func (in *inlet) read(ctx context.Context, deliver func(Received)) error {
 	if in.conn == nil {
@@ -106,7 +111,8 @@ func (in *inlet) read(ctx context.Context, deliver func(Received)) error {
 		case err != nil:
 			return fmt.Errorf("receiving beacons (%s): %w", in.medium, err)
 		}
-		r := Received{Payload: buf[:n], Medium: in.medium, At: in.now(), TTL: in.control(oob[:oobn]),
+		ttl, index := in.control(oob[:oobn])
+		r := Received{Payload: buf[:n], Medium: in.medium, At: in.now(), TTL: ttl, Near: ttl == beaconTTL && index == in.on(),
 			Source: netip.AddrPortFrom(from.Addr().Unmap(), from.Port())}
 		if in.admit(r, flags) {
 			deliver(r)
@@ -129,23 +135,25 @@ func (in *inlet) admit(r Received, flags int) bool {
 	return count == &in.counters.delivered
 }
 
-// control reads the control messages of a datagram: it returns the TTL, and keeps
-// the kernel's count of what the socket had no room for, which comes with the first
-// datagram after a loss.
-func (in *inlet) control(oob []byte) (ttl int) {
+// control reads the control messages of a datagram: it returns the TTL and the interface
+// that it came by, and keeps the kernel's count of what the socket had no room for, which
+// comes with the first datagram after a loss.
+func (in *inlet) control(oob []byte) (ttl, index int) {
 	for len(oob) > 0 {
 		header, data, rest, err := unix.ParseOneSocketControlMessage(oob)
 		if err != nil {
-			return ttl // the kernel's own bytes, cut short: nothing follows
+			return ttl, index // the kernel's own bytes, cut short: nothing follows
 		}
 		oob = rest
 		switch {
 		case len(data) < 4:
 		case header.Level == unix.IPPROTO_IP && header.Type == unix.IP_TTL:
 			ttl = int(binary.NativeEndian.Uint32(data))
+		case header.Level == unix.IPPROTO_IP && header.Type == unix.IP_PKTINFO:
+			index = int(binary.NativeEndian.Uint32(data)) // the first field of in_pktinfo
 		case header.Level == unix.SOL_SOCKET && header.Type == unix.SO_RXQ_OVFL:
 			in.counters.overflows.Store(binary.NativeEndian.Uint32(data))
 		}
 	}
-	return ttl
+	return ttl, index
 }

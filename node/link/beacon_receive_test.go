@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/net/ipv4"
 )
 
 func TestMediumStrings(t *testing.T) {
@@ -51,12 +52,17 @@ func TestReceiveDropsWhatNoNodeSends(t *testing.T) {
 }
 
 // sendUDP sends a datagram from port 7948.
-func sendUDP(to netip.AddrPort, payload []byte) error {
+func sendUDP(to netip.AddrPort, payload []byte) error { return sendUDPWith(to, payload, 64) }
+
+func sendUDPWith(to netip.AddrPort, payload []byte, ttl int) error {
 	conn, err := net.DialUDP("udp4", &net.UDPAddr{Port: beaconPort + 1}, net.UDPAddrFromAddrPort(to))
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
+	if err := ipv4.NewConn(conn).SetTTL(ttl); err != nil {
+		return err
+	}
 	_, err = conn.Write(payload)
 	return err
 }

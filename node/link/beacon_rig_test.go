@@ -171,12 +171,16 @@ type heard struct {
 	mu      sync.Mutex
 	beacons map[string]int
 	last    time.Time
+	each    func(Received) // gets each one, too
 }
 
 func (h *heard) add(r Received) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.last = time.Now()
+	if h.each != nil {
+		h.each(r)
+	}
 	if r.At <= 0 || r.At > testClock() {
 		panic(fmt.Sprintf("received at %v, and it is %v", r.At, testClock()))
 	}
