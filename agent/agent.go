@@ -176,6 +176,7 @@ func newNonce() uint64 {
 func newLoop(cfg Config, log *slog.Logger, remembered memory) *loop {
 	core := node.Config{
 		Incarnation: node.Incarnation{Name: cfg.Name, Nonce: newNonce()},
+		Address:     cfg.Address,
 		Weight:      cfg.Weight, Buckets: cfg.Spec.Buckets,
 		DropUnhealthy: cfg.Spec.WhenNoneHealthy == DropAll,
 		SpecRevision:  cfg.Spec.Revision, SpecDigest: cfg.Spec.digest(),

@@ -50,6 +50,7 @@ type beacons struct {
 	deliver func(message []byte) // takes what a letter says
 	got     node.Beacon
 	faults  [node.BeaconFaults]atomic.Uint64
+	outside *outside
 	kinds   [node.HearingKinds]atomic.Uint64
 
 	timer *time.Timer // for what falls due between two beacons
@@ -94,7 +95,7 @@ func newBeacons(cfg Config, l *loop, k *kernel) (*beacons, error) {
 		log: l.log, now: l.now, wall: l.wall, post: l.post, kernel: k, own: cfg.Address, vip: cfg.Spec.VIPs[0], port: cfg.BeaconPort, detect: detect,
 		letters: letters, deliver: l.deliver, deafChanged: l.deafChanged, deafness: deafness{detect: detect},
 		reader: node.NewBeaconCodec(cfg.Cluster, keys), writer: node.NewBeaconCodec(cfg.Cluster, keys),
-		timer: timer, herald: node.NewHerald(node.Incarnation{Name: cfg.Name, Nonce: l.nonce}, detect, tick),
+		outside: newOutside(detect.Interval, l.now, l.post), timer: timer, herald: node.NewHerald(node.Incarnation{Name: cfg.Name, Nonce: l.nonce}, detect, tick),
 		peers: map[node.Incarnation]netip.AddrPort{},
 	}
 	k.lease = b
@@ -184,6 +185,7 @@ func (b *beacons) receive(r link.Received) {
 	if err := b.reader.Decode(&b.got, r.Payload); err != nil {
 		if fault, ok := err.(node.BeaconFault); ok {
 			b.faults[fault].Add(1)
+			b.outside.hear(b.reader, r, fault)
 		}
 		return
 	}

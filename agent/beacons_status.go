@@ -224,7 +224,7 @@ func (s *Status) countBeacons(c nft.BeaconCounters) {
 
 // beaconTrends is what was counted of beacons lately. It belongs to the loop.
 type beaconTrends struct {
-	pauses, signature, version, cluster, late, failed, overflow, crowded trend
+	pauses, noise, late, failed, overflow, crowded trend
 }
 
 // beaconProblems says what is wrong with beacons and the lease, in words.
@@ -263,14 +263,9 @@ func (l *loop) beaconProblems(attached bool, o outlook, list *problemList) {
 	case !h.WireProof && !h.OthersProof && len(unicast) > 0:
 		list.addAlert("no beacon comes on the wire", "no beacon comes on the wire, of nobody to anybody, though they come by unicast: clients' packets come the same way. Look for IGMP snooping or another reason why the switch does not pass frames to the cluster MAC (docs/operating.md, \"Switches and routers\"), and for firewalls that drop UDP to port %d of %s", port, l.cfg.Spec.VIPs[0])
 	}
-	if n := o.faults[node.BeaconSignature.String()]; t.signature.grew(n, o.now) {
-		add("%d beacons were signed with another key: give all nodes the same key file", n)
-	}
-	if n := o.faults[node.BeaconVersion.String()]; t.version.grew(n, o.now) {
-		add("%d beacons were of another format: run versions that are nearer to each other", n)
-	}
-	if n := o.faults[node.BeaconCluster.String()]; t.cluster.grew(n, o.now) {
-		add("%d beacons were of another cluster on the same address: give one of the two another address or cluster.beacon_port", n)
+	if n := l.beacons.outside.heard(); t.noise.grew(n.count, o.now) {
+		add("datagrams come to the beacon port that no node of this cluster has made (they differ by %s), the last from %s, %d a second, %d since the start: look at what runs there, or keep it out; somebody may forge them",
+			strings.Join(n.differs.Names(), " and "), n.from, l.news.noiseRate.of(n.count, o.now), n.count)
 	}
 	if n := o.heard[node.HeardCrowded.String()]; t.crowded.grew(n, o.now) {
 		add("beacons of more than %d nodes come, and %d found no place here: a cluster has at most %d, or somebody sends recorded beacons again", node.MaxBeaconPeers, n, node.MaxBeaconPeers)

@@ -72,6 +72,12 @@ func (c *Client) Leave(ctx context.Context, q LeaveRequest) (r Reply, err error)
 	return r, err
 }
 
+// Serve has the node serve despite strangers on its wire.
+func (c *Client) Serve(ctx context.Context, q ServeRequest) (r Reply, err error) {
+	err = c.do(ctx, http.MethodPost, "/v1/serve", q, &r)
+	return r, err
+}
+
 // do makes one request. A refusal is an error with the agent's own words.
 func (c *Client) do(ctx context.Context, method, path string, body, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)

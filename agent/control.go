@@ -18,6 +18,7 @@ import (
 //	POST /v1/wish    WishRequest     Reply
 //	POST /v1/join    JoinRequest     Reply
 //	POST /v1/leave   LeaveRequest    Reply
+//	POST /v1/serve   ServeRequest    Reply
 //
 // A refusal has status 409, a malformed request 400, an agent that is ending 503,
 // all with a Reply whose Error is a line for the operator.
@@ -40,6 +41,12 @@ type LeaveRequest struct {
 	// KeepFlows leaves the address up, and the open connections with it, for an agent
 	// that is started soon after.
 	KeepFlows bool `json:"keep_flows,omitempty"`
+}
+
+// ServeRequest has a node serve though strangers of these addresses are on its wire,
+// until its next start.
+type ServeRequest struct {
+	Despite []string `json:"despite"`
 }
 
 // Reply is the answer to a command.

@@ -21,6 +21,7 @@ func (a *agent) handler() http.Handler {
 	mux.HandleFunc("POST /v1/wish", a.serveWish)
 	mux.HandleFunc("POST /v1/join", a.serveJoin)
 	mux.HandleFunc("POST /v1/leave", a.serveLeave)
+	mux.HandleFunc("POST /v1/serve", a.serveServe)
 	return mux
 }
 

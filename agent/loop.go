@@ -30,6 +30,7 @@ type loop struct {
 	known      func() []gossip.Peer
 	rejoin     func()               // has gossip try again to reach whom it has lost
 	attach     func()               // brings the VIP up, in a goroutine of its own
+	askVIP     func()               // asks whether another host answers for the VIP, in a goroutine of its own
 	find       func(node.FindFlows) // looks for flows, in a goroutine of its own
 	list       func(node.ListFlows) // lists flows, in a goroutine of its own
 	tellStatus func(line string)    // tells the service manager what the node does; nil: nobody
@@ -173,6 +174,8 @@ func (l *loop) step(ev node.Event) {
 			l.transmit(e)
 		case node.Attach:
 			l.attach()
+		case node.AskVIP:
+			l.askVIP()
 		case node.FindFlows:
 			l.find(e)
 		case node.ListFlows:

@@ -35,6 +35,7 @@ type news struct {
 	foreignMAC, ownBeacons, knocks, drops trend
 	beacons                               beaconTrends
 	troubles                              troubles
+	noiseRate                             rate
 }
 
 type nameConflict struct {
@@ -102,6 +103,11 @@ func (l *loop) problems(s node.Snapshot, m measures) *problemList {
 	for _, text := range s.Problems {
 		list.list = append(list.list, problem{text: text, logged: slices.Contains(s.Noticed, text), waits: text == s.Waits})
 	}
+	for _, one := range s.Strangers {
+		if one.Problem != "" {
+			list.addAlert("strangers on the wire", "%s", one.Problem)
+		}
+	}
 	add := list.add
 	n, now := &l.news, l.now()
 	for _, peer := range s.Nodes {
@@ -136,7 +142,7 @@ func (l *loop) problems(s node.Snapshot, m measures) *problemList {
 		n.foreignMAC.grew(c.ForeignMAC.Packets, now)
 	}
 	if own := &n.ownBeacons; own.recent(now, lately) {
-		add("%d of this node's own beacons came back to it: there is a loop on the wire, or another host with the address %s", own.last, l.cfg.Address)
+		add("%d of this node's own beacons came back to it: there is a loop on the wire, or another host with the address %s, or somebody forges it", own.last, l.cfg.Address)
 	}
 	if foreign := &n.foreignMAC; foreign.recent(now, lately) {
 		add("%d packets for the VIP came to this node's own MAC and past the buckets: a client or router holds a stale neighbour entry for it; clear it there", foreign.last)
@@ -148,6 +154,23 @@ func (l *loop) problems(s node.Snapshot, m measures) *problemList {
 		add("%d messages of peers were dropped, because this node could not keep up: is its processor overloaded?", c)
 	}
 	return &list
+}
+
+// rate says how fast a count grows.
+type rate struct {
+	last      uint64
+	at        node.Time // when it was last taken
+	perSecond uint64
+}
+
+// of takes the count as it is now, each second or so, and returns how much it grows in a
+// second.
+func (r *rate) of(count uint64, now node.Time) uint64 {
+	if since := now - r.at; since >= time.Second {
+		r.perSecond = uint64(float64(count-min(r.last, count))/since.Seconds() + 0.5)
+		r.last, r.at = count, now
+	}
+	return r.perSecond
 }
 
 // trend says whether a count has grown lately.

@@ -147,7 +147,7 @@ func newRig(t *testing.T, name string, change ...func(*Config)) *rig {
 	l.find = func(node.FindFlows) {}
 	noFlows := func(slots, _ hashring.Set) (hashring.Set, error) { return hashring.NewSet(slots.Cap()), nil }
 	r.agent = &agent{
-		cfg: cfg, opts: Options{Version: "test", Leave: r.leave, Restart: r.restart, Log: l.log}, loop: l, wire: r.link, cluster: r.members,
+		cfg: cfg, opts: Options{Version: "test", Leave: r.leave, Restart: r.restart, Log: l.log}, loop: l, wire: r.link, asker: fakeAsker{}, cluster: r.members,
 		control: newControl(socket), attach: func(context.Context) error { return nil }, mac: mac, flows: sevenFlows, live: noFlows, layout: layout, look: 20 * time.Millisecond, started: time.Now(),
 	}
 	t.Cleanup(func() {

@@ -150,7 +150,7 @@ func (r *runner) live(ctx context.Context) (began bool, err error) {
 	l.send, l.known, l.rejoin = cluster.Send, cluster.Known, cluster.Rejoin
 	opts.Ready = r.tellReady
 	a := &agent{
-		cfg: cfg, opts: opts, loop: l, wire: wire, cluster: cluster, monitors: monitors, control: r.control,
+		cfg: cfg, opts: opts, loop: l, wire: wire, asker: wire, cluster: cluster, monitors: monitors, control: r.control,
 		// Flows of an earlier life do not wait for the better part of a second.
 		attach: attaching(wire, r.attached), mac: r.mac, layout: r.layout, live: nft.NewWatch(spec).Live, look: lookPeriod, started: r.waiting.started,
 	}

@@ -21,16 +21,18 @@ type Status struct {
 	View   string `json:"view"`
 	Agreed bool   `json:"agreed"`
 	// Lease is LeaseHeld, LeaseWaiting or LeaseNone.
-	Lease    string            `json:"lease"`
-	Pauses   PausesStatus      `json:"pauses"`
-	VIPs     []string          `json:"vips"`
-	MAC      string            `json:"mac"`
-	Uptime   float64           `json:"uptime_seconds"`
-	Nodes    []NodeStatus      `json:"nodes"`
-	Services []ServiceStatus   `json:"services"`
-	Health   []HealthStatus    `json:"health"`
-	Counters map[string]uint64 `json:"counters"`
-	Beacons  BeaconsStatus     `json:"beacons"`
+	Lease    string          `json:"lease"`
+	Pauses   PausesStatus    `json:"pauses"`
+	VIPs     []string        `json:"vips"`
+	MAC      string          `json:"mac"`
+	Uptime   float64         `json:"uptime_seconds"`
+	Nodes    []NodeStatus    `json:"nodes"`
+	Services []ServiceStatus `json:"services"`
+	// Strangers are nodes of no or another cluster that send beacons on the wire.
+	Strangers []StrangerStatus  `json:"strangers"`
+	Health    []HealthStatus    `json:"health"`
+	Counters  map[string]uint64 `json:"counters"`
+	Beacons   BeaconsStatus     `json:"beacons"`
 	// Alert is what clients suffer from, in a few words; empty: nothing that is known of.
 	Alert    string   `json:"alert"`
 	Problems []string `json:"problems"`
@@ -100,12 +102,29 @@ func (c *Config) statusOf(s node.Snapshot) Status {
 		}
 		status.Nodes = append(status.Nodes, one)
 	}
+	status.Strangers = []StrangerStatus{}
+	for _, one := range s.Strangers {
+		status.Strangers = append(status.Strangers, StrangerStatus{
+			Address: one.Address.String(), MAC: one.MAC, Differs: one.Differs.Names(), Serves: one.Serves, Format: int(one.Format),
+		})
+	}
 	for _, svc := range s.Services {
 		status.Services = append(status.Services, ServiceStatus{
 			Name: svc.Name, Buckets: svc.Buckets, Unclaimed: svc.Unclaimed, ClaimedTwice: svc.ClaimedTwice,
 		})
 	}
 	return status
+}
+
+// StrangerStatus is a node on the wire that is none of this cluster.
+type StrangerStatus struct {
+	Address string `json:"address"`
+	MAC     string `json:"mac"` // empty: nobody says that the address is his
+	// Differs lists what its beacons differ by from this cluster's: key, name, format. With
+	// the format alone it is a member that cannot be understood.
+	Differs []string `json:"differs"`
+	Serves  bool     `json:"serves"`
+	Format  int      `json:"format"`
 }
 
 // count adds the kernel's counters.

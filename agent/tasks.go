@@ -59,6 +59,7 @@ type agent struct {
 	cluster  cluster
 	monitors []*health.Monitor // by service; nil where nothing is checked
 	control  *control
+	asker    asker
 	attach   func(context.Context) error // brings the VIPs up; one call at a time
 	mac      link.ClusterMAC
 	flows    flowLister
@@ -83,6 +84,12 @@ func (a *agent) run(ctx context.Context) error {
 			return nil // the core has the error, and tries again
 		})
 	}
+	l.askVIP = func() {
+		group.Go(func() error {
+			l.post(l.beacons.outside.askVIP(ctx, a.asker))
+			return nil
+		})
+	}
 	l.find = func(e node.FindFlows) {
 		group.Go(func() error {
 			select {
@@ -104,6 +111,7 @@ func (a *agent) run(ctx context.Context) error {
 	group.Go(func() error { return a.runLoop(ctx) })
 	group.Go(func() error { return l.kernel.run(ctx) })
 	l.beacons.run(ctx, group.Go)
+	group.Go(func() error { return l.beacons.outside.run(ctx, a.asker) })
 	group.Go(func() error { return l.saver.run(ctx) })
 	group.Go(func() error { return a.cluster.Run(ctx) })
 	group.Go(func() error {

@@ -58,6 +58,17 @@ const (
 	DiffersFormat
 )
 
+// Names lists what differs, by the names of the configuration.
+func (d Difference) Names() []string {
+	var names []string
+	for i, name := range []string{"key", "name", "format"} {
+		if d>>i&1 != 0 {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // Difference compares a beacon with this cluster's.
 func (c *BeaconCodec) Difference(head BeaconHead, datagram []byte) Difference {
 	var d Difference

@@ -47,6 +47,13 @@ type Strangers struct {
 	within, lasts Time
 	kept          []sender // in rising order of their addresses, one of each
 	suspects      []sender
+	noise         Noise
+}
+
+// Noise are beacons of senders that have not become strangers: too few came.
+type Noise struct {
+	Count uint64
+	Last  Stranger // who sent the last one
 }
 
 // sender is an address, a tag and a nonce, and what has come from there.
@@ -65,16 +72,18 @@ func NewStrangers(interval Time) *Strangers {
 	return &Strangers{within: within, lasts: max(strangerLasts, 2*within)}
 }
 
-// Hear takes a beacon that is not of this cluster, or cannot be read.
-func (s *Strangers) Hear(now Time, from netip.Addr, head BeaconHead, differs Difference) {
+// Hear takes a beacon that is not of this cluster, or cannot be read. It reports whether
+// List has something new.
+func (s *Strangers) Hear(now Time, from netip.Addr, head BeaconHead, differs Difference) (news bool) {
 	s.forget(now)
 	heard := sender{
 		Stranger: Stranger{Address: from, Tag: head.Tag, Nonce: head.Nonce, Format: head.Format, Differs: differs, Serves: head.Serves},
 		seq:      head.Seq,
 	}
 	if i := find(s.kept, &heard); i >= 0 {
+		before := s.kept[i].Stranger
 		s.kept[i].take(now, &heard)
-		return
+		return s.kept[i].Stranger != before
 	}
 	i := find(s.suspects, &heard)
 	if i < 0 {
@@ -83,7 +92,25 @@ func (s *Strangers) Hear(now Time, from netip.Addr, head BeaconHead, differs Dif
 	s.suspects[i].take(now, &heard)
 	if s.suspects[i].steady(now, s.within) && s.keep(s.suspects[i]) {
 		s.suspects = slices.Delete(s.suspects, i, i+1)
+		return true
 	}
+	if s.suspects[i].count > strangerBeacons { // the first ones count when it ends
+		s.noise.Count++
+		s.noise.Last = heard.Stranger
+	}
+	return false
+}
+
+// Noise returns what has come of noise so far.
+func (s *Strangers) Noise(now Time) Noise {
+	s.forget(now)
+	return s.noise
+}
+
+// drop gives a suspect up, and counts what it has sent.
+func (s *Strangers) drop(suspect sender) {
+	s.noise.Count += uint64(min(suspect.count, strangerBeacons))
+	s.noise.Last = suspect.Stranger
 }
 
 // List returns the strangers, in rising order of their addresses.
@@ -96,18 +123,16 @@ func (s *Strangers) List(now Time) []Stranger {
 	return list
 }
 
-// Any reports whether there is a stranger.
-func (s *Strangers) Any() bool { return len(s.kept) > 0 }
-
-// Kept reports whether a stranger of that address is known.
-func (s *Strangers) Kept(from netip.Addr) bool {
-	return slices.ContainsFunc(s.kept, func(k sender) bool { return k.Address == from })
-}
-
 // forget ends those of whom nothing has come for too long.
 func (s *Strangers) forget(now Time) {
 	s.kept = slices.DeleteFunc(s.kept, func(k sender) bool { return now-k.lastAt >= s.lasts })
-	s.suspects = slices.DeleteFunc(s.suspects, func(k sender) bool { return now-k.lastAt >= s.within })
+	s.suspects = slices.DeleteFunc(s.suspects, func(k sender) bool {
+		if now-k.lastAt < s.within {
+			return false
+		}
+		s.drop(k)
+		return true
+	})
 }
 
 // suspect begins to count the beacons of a sender and returns its place. If there is no
@@ -123,6 +148,7 @@ func (s *Strangers) suspect(heard sender) int {
 			oldest = i
 		}
 	}
+	s.drop(s.suspects[oldest])
 	s.suspects[oldest] = heard
 	return oldest
 }

@@ -215,8 +215,6 @@ func (s Stranger) problem(serves bool) string {
 // StrangerSnapshot is a stranger for people to read.
 type StrangerSnapshot struct {
 	Stranger
-	// What differs, in words.
-	What string
 	// Problem is a sentence with its cure; "" if a problem of the snapshot has it already.
 	Problem string
 }
@@ -228,7 +226,7 @@ func (c *Core) strangersNow() []StrangerSnapshot {
 	}
 	var all []StrangerSnapshot
 	for _, s := range c.outside.list {
-		one := StrangerSnapshot{Stranger: s, What: s.differs()}
+		one := StrangerSnapshot{Stranger: s}
 		if !slices.Contains(told, s) {
 			one.Problem = s.problem(c.phase != Joining)
 		}

@@ -165,6 +165,9 @@ func TestAnHonestStrangerAmongNoise(t *testing.T) {
 	if len(s.suspects) > maxSuspects {
 		t.Errorf("%d suspects", len(s.suspects))
 	}
+	if n := s.Noise(now + time.Second); n.Count != 1000 || n.Last.Address == address(250) {
+		t.Errorf("noise %+v, want a thousand", n)
+	}
 }
 
 func BenchmarkStrangersNoise(b *testing.B) {

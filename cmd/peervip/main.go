@@ -30,7 +30,7 @@ func newRootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(usageFlags)
 	addSocketFlag(root)
 	root.AddCommand(
-		newAgentCommand(), newJoinCommand(), newDrainCommand(), newResumeCommand(), newLeaveCommand(),
+		newAgentCommand(), newJoinCommand(), newDrainCommand(), newResumeCommand(), newLeaveCommand(), newServeCommand(),
 		newStatusCommand(), newExplainCommand(), newWeightCommand(),
 		newKeygenCommand(), newLabCommand(), newVersionCommand(),
 	)
