@@ -6,9 +6,12 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
-# sudo often leaves Go out of the path.
-export PATH := $(PATH):/usr/local/go/bin:/usr/lib/go/bin
-GO ?= go
+# Go is the one that toolchain/fetch has fetched, or where its makers put it, which
+# sudo leaves out of the path. No other is fetched: GOTOOLCHAIN.
+export PATH := $(CURDIR)/.cache/go/bin:/usr/local/go/bin:$(PATH):/usr/lib/go/bin
+export GOTOOLCHAIN := local
+unexport GOROOT
+GO := go
 
 # A version of the source is stamped into the program only where git can tell it:
 # a clone that belongs to another user would otherwise not build.
@@ -31,9 +34,9 @@ SEEDS ?= 2700
 RACESEEDS ?= 20
 
 # Commands that the tests call, and the Debian packages that have them.
-TOOLS := nft:nftables ip:iproute2 ping:iputils-ping socat:socat gcc:gcc gcc:libc6-dev
+TOOLS := nft:nftables ip:iproute2 ping:iputils-ping socat:socat gcc:gcc /usr/include/stdlib.h:libc6-dev
 
-.PHONY: help build lab test bench fmt clean root go tools $(STAGES)
+.PHONY: help build lab test bench fmt toolchain clean root go tools $(STAGES)
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,7 +52,8 @@ test: root go tools ## pass all tests, as root (about 14 minutes on 2 cores)
 
 check: go
 	@echo "== formatting, go.mod, vet, staticcheck"
-	@.ci/each 'gofmt -d .' \
+	@.ci/each 'gofmt -d $$(find . -path "./.*" -prune -o -name "*.go" -print)' \
+		'toolchain/fetch check' \
 		'$(GO) mod tidy -diff' \
 		'$(GO) mod verify' \
 		'$(GO) vet ./...' \
@@ -87,19 +91,22 @@ bench: root go tools ## measure: the packages, then what clients see, in one tab
 	@$(GO) test -run '^$$' -bench . -timeout 20m ./e2e
 
 fmt: go ## format the source
-	gofmt -w .
+	gofmt -w $$(find . -path "./.*" -prune -o -name "*.go" -print)
 
-clean: ## remove what was built
-	rm -rf bin
+toolchain: ## pin the Go that go.mod asks for anew, in toolchain/pin
+	toolchain/fetch refresh
+
+clean: ## remove what was built and fetched
+	rm -rf bin .cache
 
 root:
 	@[ "$$(id -u)" = 0 ] || { echo "this needs root, for network namespaces: sudo make $(MAKECMDGOALS)"; exit 1; }
 
 go:
-	@command -v $(GO) >/dev/null || { echo "Go is missing: install 1.26 or later from https://go.dev/dl/ into /usr/local/go"; exit 1; }
+	@toolchain/fetch
 
 tools: root
-	@missing=""; for t in $(TOOLS); do command -v $${t%%:*} >/dev/null || missing+=" $${t#*:}"; done; \
+	@missing=""; for t in $(TOOLS); do [ -e $${t%%:*} ] || command -v $${t%%:*} >/dev/null || missing+=" $${t#*:}"; done; \
 	[ -n "$$missing" ] || exit 0; \
 	command -v apt-get >/dev/null || { echo "commands are missing; install what your system calls$$missing"; exit 1; }; \
 	echo "installing$$missing"; \
