@@ -39,7 +39,7 @@ TOOLS := nft:nftables ip:iproute2 ping:iputils-ping socat:socat gcc:gcc /usr/inc
 .PHONY: help build lab test bench fmt toolchain clean root go tools $(STAGES)
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: go ## make bin/peervip
 	$(GO) build -o bin/peervip ./cmd/peervip
