@@ -34,6 +34,7 @@ func (a *agent) serveStatus(w http.ResponseWriter, r *http.Request) {
 		m.outlook.tell(&s, a.opts.Untuned)
 		problems, alert := a.loop.problems(snapshot, m).texts()
 		s.Problems, s.Alert = append(s.Problems, problems...), alert
+		s.Conntrack = a.loop.news.conntrack.status()
 	})
 	if err != nil {
 		unavailable(w, err)

@@ -32,6 +32,7 @@ type news struct {
 	joinErr   error // why seeds or lost members were not reached
 	guardErr  error // why the guard may be missing
 
+	conntrack                             conntrackTrend
 	foreignMAC, ownBeacons, knocks, drops trend
 	beacons                               beaconTrends
 	troubles                              troubles
@@ -79,11 +80,16 @@ type measures struct {
 	knocks   uint64        // of strangers at the gossip port
 	conflict error         // another host has taken a VIP for its own
 	outlook  outlook
+	table    *nft.Conntrack // nil: the kernel did not say
 }
 
-// measured are those that cost nothing.
+// measured are those that cost next to nothing.
 func (a *agent) measured() measures {
-	return measures{knocks: a.cluster.Stats().OtherKey, conflict: a.wire.Conflict(claimLasts), outlook: a.loop.beacons.outlook()}
+	m := measures{knocks: a.cluster.Stats().OtherKey, conflict: a.wire.Conflict(claimLasts), outlook: a.loop.beacons.outlook()}
+	if table, err := a.conntrack(); err == nil {
+		m.table = &table
+	}
+	return m
 }
 
 // measure takes them all.
@@ -137,6 +143,10 @@ func (l *loop) problems(s node.Snapshot, m measures) *problemList {
 		list.addLogged("a restart would forget whether this node is drained: %v; tried again every %v", err, l.saver.again)
 	}
 	l.beaconProblems(s.Attached, m.outlook, &list)
+	if m.table != nil {
+		n.conntrack.see(*m.table, now)
+	}
+	n.conntrack.problems(alive(s.Nodes), now, &list)
 	if c := m.counters; c != nil {
 		n.ownBeacons.grew(m.outlook.own()+c.Beacons.BySource[l.cfg.Address].Packets, now)
 		n.foreignMAC.grew(c.ForeignMAC.Packets, now)

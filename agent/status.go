@@ -33,6 +33,8 @@ type Status struct {
 	Health    []HealthStatus    `json:"health"`
 	Counters  map[string]uint64 `json:"counters"`
 	Beacons   BeaconsStatus     `json:"beacons"`
+	// Conntrack is nil if the kernel has not said it.
+	Conntrack *ConntrackStatus `json:"conntrack,omitempty"`
 	// Alert is what clients suffer from, in a few words; empty: nothing that is known of.
 	Alert    string   `json:"alert"`
 	Problems []string `json:"problems"`

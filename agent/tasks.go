@@ -12,6 +12,7 @@ import (
 
 	"github.com/peervip/peervip/gossip"
 	"github.com/peervip/peervip/hashring"
+	"github.com/peervip/peervip/nft"
 	"github.com/peervip/peervip/node"
 	"github.com/peervip/peervip/node/health"
 	"github.com/peervip/peervip/node/link"
@@ -68,7 +69,9 @@ type agent struct {
 	listable atomic.Pointer[[]uint8] // protocols of the flows that were counted last, UDP and others that are listed
 	layout   hashring.Layout
 	look     time.Duration // see lookPeriod
-	started  time.Time
+	// conntrack asks how full it is.
+	conntrack func() (nft.Conntrack, error)
+	started   time.Time
 }
 
 // errEnded cancels the other tasks when the loop ends with its context.

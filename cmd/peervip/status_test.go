@@ -43,11 +43,12 @@ func TestStatusTable(t *testing.T) {
 		change func(*agent.Status)
 		want   string
 	}{
-		{"all is well", func(*agent.Status) {}, `
+		{"all is well", func(s *agent.Status) { s.Conntrack = &agent.ConntrackStatus{Count: 1234586, Max: 2097152} }, `
 OK: node web-1 of cluster web is active
 address 192.0.2.100 at 01:00:5e:7f:02:64, view 9f2c1a2b agreed
 lease held
 packets: 123456 accepted, 234567 dropped (the other nodes' share)
+conntrack: 1234586 of 2097152 flows
 
   NODE   ADDRESS     PHASE   HEALTH  WEIGHT  BUCKETS  SHARE    FLOWS
 * web-1  192.0.2.11  active  ok         100      342  33.4%       12

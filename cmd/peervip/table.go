@@ -28,6 +28,9 @@ func statusTable(s agent.Status) string {
 	wrap(&b, "", leaseLine(s))
 	wrap(&b, "", fmt.Sprintf("packets: %d accepted, %d dropped (the other nodes' share)",
 		s.Counters["accepted_packets"], s.Counters["dropped_packets"]))
+	if c := s.Conntrack; c != nil {
+		wrap(&b, "", fmt.Sprintf("conntrack: %d of %d flows", c.Count, c.Max))
+	}
 	b.WriteString("\n")
 	writeNodes(&b, s)
 	others := slices.DeleteFunc(slices.Clone(s.Nodes), func(n agent.NodeStatus) bool { return n.Beacons == nil })
