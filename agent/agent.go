@@ -193,7 +193,7 @@ func newLoop(cfg Config, log *slog.Logger, remembered memory) *loop {
 	return &loop{
 		cfg: cfg, log: log, core: node.New(core), nonce: core.Nonce, origin: time.Now(),
 		queue: newQueue(), saver: newSaver(cfg.StateDir, log), memory: remembered,
-		answers: map[uint64]chan<- answer{}, outbox: map[string][][]byte{}, news: newNews(log), strays: newStrays(), ways: newWays(cfg.Spec.Detect), ended: make(chan struct{}),
+		answers: map[uint64]chan<- answer{}, outbox: map[string][][]byte{}, goes: make(chan struct{}, 1), news: newNews(log), strays: newStrays(), ways: newWays(cfg.Spec.Detect), ended: make(chan struct{}),
 	}
 }
 

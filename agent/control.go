@@ -25,10 +25,12 @@ import (
 
 // WishRequest is what an operator wants of a node.
 type WishRequest struct {
-	Node   string        `json:"node"` // empty: the node that is asked
-	Want   node.WishKind `json:"want"`
-	Force  bool          `json:"force,omitempty"`
-	Weight int           `json:"weight,omitempty"`
+	Node  string        `json:"node"` // empty: the node that is asked
+	Want  node.WishKind `json:"want"`
+	Force bool          `json:"force,omitempty"`
+	// Grace, with node.WantDrain, replaces spec.drain_timeout for this drain.
+	Grace  *time.Duration `json:"grace_ns,omitempty"`
+	Weight int            `json:"weight,omitempty"`
 }
 
 // JoinRequest names more seeds.
@@ -41,6 +43,9 @@ type LeaveRequest struct {
 	// KeepFlows leaves the address up, and the open connections with it, for an agent
 	// that is started soon after.
 	KeepFlows bool `json:"keep_flows,omitempty"`
+	// Now ends the open connections once everything is handed over. It may be said
+	// while a leave is under way.
+	Now bool `json:"now,omitempty"`
 }
 
 // ServeRequest has a node serve though strangers of these addresses are on its wire,

@@ -14,12 +14,18 @@ const protocolTCP = 6 // IANA
 type flowLister func() iter.Seq2[nft.Flow, error]
 
 // countFlows counts by service: of TCP the connections that are open. All traffic
-// belongs to the one service there is.
-func (a *agent) countFlows() ([]int, error) {
+// belongs to the one service there is. Waiting are the flows that linger in these slots,
+// of which those that are listed keep datagram flows too.
+func (a *agent) countFlows(slots, listed hashring.Set) (counts []int, waiting int, err error) {
 	counts, listable := make([]int, len(a.cfg.Spec.Services)), []uint8{protocolUDP}
 	for f, err := range a.flows() {
 		if err != nil {
-			return make([]int, len(counts)), err
+			return make([]int, len(counts)), 0, err
+		}
+		if slots.Cap() > 0 {
+			if slot, lingers := a.lingers(f, listed); lingers && slots.Has(slot) {
+				waiting++
+			}
 		}
 		if f.Protocol != protocolTCP || f.Established {
 			counts[len(counts)-1]++
@@ -29,7 +35,7 @@ func (a *agent) countFlows() ([]int, error) {
 		}
 	}
 	a.listable.Store(&listable)
-	return counts, nil
+	return counts, waiting, nil
 }
 
 // cutFlows ends the flows of the slots that live here: both ends get a reset, and

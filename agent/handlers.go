@@ -123,7 +123,7 @@ func (a *agent) serveWish(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), answerTimeout)
 	defer cancel()
-	got, err := a.loop.wish(ctx, node.Wish{Node: q.Node, Want: q.Want, Force: q.Force, Weight: q.Weight})
+	got, err := a.loop.wish(ctx, node.Wish{Node: q.Node, Want: q.Want, Force: q.Force, Grace: q.Grace, Weight: q.Weight})
 	switch {
 	case errors.Is(err, errStopping):
 		unavailable(w, err)
@@ -170,7 +170,11 @@ func (a *agent) serveLeave(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength != 0 && !readBody(w, r, &q) {
 		return
 	}
-	a.loop.post(node.Leave{KeepFlows: q.KeepFlows})
+	if q.KeepFlows && q.Now {
+		reply(w, http.StatusBadRequest, Reply{Error: "keep_flows and now exclude each other"})
+		return
+	}
+	a.loop.post(node.Leave{KeepFlows: q.KeepFlows, Now: q.Now})
 	reply(w, http.StatusOK, Reply{Node: a.cfg.Name})
 }
 

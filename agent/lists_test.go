@@ -136,7 +136,7 @@ func TestListsProtocolsThatWereSeen(t *testing.T) {
 			for _, p := range test.there {
 				flows = append(flows, nft.Flow{Protocol: p})
 			}
-			if _, err := a.countFlows(); err != nil {
+			if _, _, err := a.countFlows(hashring.Set{}, hashring.Set{}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -58,6 +58,9 @@ type loop struct {
 	ways      ways
 	served    bool        // in this life, though it may be joining again
 	told      *node.Phase // to tellStatus
+	phase     node.Phase
+	going     atomic.Bool   // the node drains or leaves: its flows are counted each second
+	goes      chan struct{} // that has begun
 	fatal     error
 	stop      bool
 	keepFlows bool                            // with stop: for the next life
@@ -86,7 +89,7 @@ func (l *loop) run(ctx context.Context) error {
 	defer close(l.ended)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	l.step(node.Started{Drained: l.memory.Drained, Forced: l.memory.Forced, Obeyed: l.memory.Obeyed})
+	l.step(node.Started{Drained: l.memory.Drained, Forced: l.memory.Forced, Grace: l.memory.Grace, Obeyed: l.memory.Obeyed})
 	l.flush()
 	for {
 		timer.Reset(min(l.core.Deadline(), l.said+l.progress()) - l.now())
@@ -130,6 +133,7 @@ func (l *loop) say() {
 		l.told = &phase
 		l.tellStatus("node " + l.cfg.Name + " of cluster " + l.cfg.Cluster + " is " + phase.String())
 	}
+	l.phaseChanged(word.Phase)
 	l.beacons.say(word)
 }
 
@@ -181,7 +185,7 @@ func (l *loop) step(ev node.Event) {
 		case node.ListFlows:
 			l.list(e)
 		case node.Save:
-			l.memory.Drained, l.memory.Forced, l.memory.Obeyed = e.Drained, e.Forced, e.Obeyed
+			l.memory.Drained, l.memory.Forced, l.memory.Grace, l.memory.Obeyed = e.Drained, e.Forced, e.Grace, e.Obeyed
 			l.saver.save(l.memory)
 		case node.Answer:
 			l.answer(e)

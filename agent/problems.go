@@ -37,6 +37,7 @@ type news struct {
 	beacons                               beaconTrends
 	troubles                              troubles
 	noiseRate                             rate
+	waiting                               waitingLog
 }
 
 type nameConflict struct {

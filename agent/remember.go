@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/peervip/peervip/gossip"
 	"github.com/peervip/peervip/node/link"
@@ -15,10 +16,11 @@ import (
 
 // memory is what a node remembers over a restart, in state_dir/state.json.
 type memory struct {
-	Drained bool          `json:"drained"`
-	Forced  bool          `json:"forced"`
-	Obeyed  uint64        `json:"obeyed"`
-	Peers   []gossip.Peer `json:"peers"`
+	Drained bool           `json:"drained"`
+	Forced  bool           `json:"forced"`
+	Grace   *time.Duration `json:"grace_ns,omitempty"` // of the drain; nil: spec.drain_timeout
+	Obeyed  uint64         `json:"obeyed"`
+	Peers   []gossip.Peer  `json:"peers"`
 }
 
 const (

@@ -152,6 +152,7 @@ func newRig(t *testing.T, name string, change ...func(*Config)) *rig {
 		control: newControl(socket), attach: func(context.Context) error { return nil }, mac: mac, flows: sevenFlows, live: noFlows, layout: layout, look: 20 * time.Millisecond, started: time.Now(),
 		conntrack: func() (nft.Conntrack, error) { return nft.Conntrack{Count: 7, Max: 262144}, nil },
 	}
+	r.agent.lingers = connectionsLinger(layout)
 	t.Cleanup(func() {
 		if r.cancel != nil {
 			r.cancel()

@@ -160,6 +160,7 @@ func (r *runner) live(ctx context.Context) (began bool, err error) {
 		return nft.ListFlows(spec, protocols, slots, most)
 	}
 	a.flows = func() iter.Seq2[nft.Flow, error] { return nft.Flows(cfg.Spec.VIPs) }
+	a.lingers = spec.Lingers
 	r.keep = false
 	err = a.run(ctx)
 	r.attached = r.attached || l.beacons.attached

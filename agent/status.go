@@ -50,6 +50,9 @@ type NodeStatus struct {
 	Services map[string]NodeServiceStatus `json:"services"`
 	// Wish is what the node has still to be told when it comes back, or empty.
 	Wish string `json:"wish,omitempty"`
+	// Waiting is what a node that drains or leaves waits for; nil: for nothing, or it has
+	// not counted yet.
+	Waiting *WaitingStatus `json:"waiting,omitempty"`
 	// Beacons is what the answering node hears of it; nil for itself, and if it has
 	// never heard of it.
 	Beacons *NodeBeacons `json:"beacons,omitempty"`
@@ -95,7 +98,7 @@ func (c *Config) statusOf(s node.Snapshot) Status {
 		}
 		one := NodeStatus{
 			Name: n.Name, Address: n.Address, Phase: n.Phase.String(), Alive: n.Alive,
-			Weight: n.Weight * 10, Wish: string(n.Wish), Services: map[string]NodeServiceStatus{},
+			Weight: n.Weight * 10, Wish: string(n.Wish), Waiting: waitingStatus(n.Waiting), Services: map[string]NodeServiceStatus{},
 		}
 		for i, svc := range n.Services {
 			one.Services[c.Spec.Services[i].Name] = NodeServiceStatus{

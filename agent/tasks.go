@@ -64,7 +64,8 @@ type agent struct {
 	attach   func(context.Context) error // brings the VIPs up; one call at a time
 	mac      link.ClusterMAC
 	flows    flowLister
-	live     func(slots, listed hashring.Set) (hashring.Set, error) // see nft.Watch
+	lingers  func(f nft.Flow, listed hashring.Set) (slot int, lingers bool) // see nft.Spec.Lingers
+	live     func(slots, listed hashring.Set) (hashring.Set, error)         // see nft.Watch
 	pick     flowPicker
 	listable atomic.Pointer[[]uint8] // protocols of the flows that were counted last, UDP and others that are listed
 	layout   hashring.Layout
@@ -184,32 +185,28 @@ func (a *agent) observe(ctx context.Context) error {
 	a.wire.Ask(a.seedAddrs(ctx))
 	tick := time.NewTicker(a.look)
 	defer tick.Stop()
-	var draining atomic.Bool
 	failing := false
 	for look := 0; ; look++ {
-		if look%restingLooks == 0 || draining.Load() {
-			counts, err := a.countFlows()
+		if look%restingLooks == 0 || a.loop.going.Load() {
+			err := a.count(ctx)
 			if err != nil && !failing {
 				a.opts.Log.Warn("flows cannot be counted; status shows none", "error", err)
 			}
 			failing = err != nil
-			a.loop.post(node.FlowsCounted{Counts: counts})
 		}
 		m := a.measured()
 		if look%restingLooks == 0 {
 			m, _ = a.measure(ctx) // who asks for the status gets the error
 		}
 		a.loop.queue.put(func() {
-			a.loop.news.troubles.look(a.loop.now(), a.loop.problems(a.loop.core.Snapshot(), m).list)
+			a.loop.look(m)
 		})
 		heard := a.wire.Heard()
-		a.loop.queue.put(func() {
-			a.loop.forwardsChanged(heard)
-			draining.Store(a.loop.core.Snapshot().Phase == node.Draining)
-		})
+		a.loop.queue.put(func() { a.loop.forwardsChanged(heard) })
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-a.loop.goes:
 		case <-tick.C:
 		}
 	}

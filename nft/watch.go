@@ -49,7 +49,7 @@ func (w *Watch) Live(slots, listed hashring.Set) (hashring.Set, error) {
 			if err != nil {
 				return live, err
 			}
-			slot, lingers := w.slotOf(f, listed)
+			slot, lingers := w.spec.Lingers(f, listed)
 			if !lingers || slot >= slots.Cap() || !slots.Has(slot) {
 				continue
 			}
@@ -73,7 +73,7 @@ func (w *Watch) recall(slots, listed, live hashring.Set) error {
 	defer socket.close()
 	for slot, flows := range w.known {
 		flows = slices.DeleteFunc(flows, func(f Flow) bool {
-			_, lingers := w.slotOf(f, listed)
+			_, lingers := w.spec.Lingers(f, listed)
 			return !lingers
 		})
 		for len(flows) > 0 && slot < slots.Cap() && slots.Has(slot) {
@@ -119,12 +119,13 @@ func (w *Watch) protocols() []uint8 {
 	return nil
 }
 
-// slotOf returns the slot that the flow keeps alive, if it does.
-func (w *Watch) slotOf(f Flow, listed hashring.Set) (slot int, lingers bool) {
-	of := w.spec.slotOf(f)
-	slot = of.service*w.spec.Layout.Buckets + of.bucket
+// Lingers returns the slot that the flow keeps alive, if it does. A slot is numbered as
+// in Watch; what is listed, as in Live.
+func (s Spec) Lingers(f Flow, listed hashring.Set) (slot int, lingers bool) {
+	of := s.slotOf(f)
+	slot = of.service*s.Layout.Buckets + of.bucket
 	connected := f.Protocol == unix.IPPROTO_TCP || f.Protocol == unix.IPPROTO_SCTP
-	switch w.spec.Services[of.service].Linger {
+	switch s.Services[of.service].Linger {
 	case LingerTCP:
 		lingers = connected
 	case LingerAll:

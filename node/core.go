@@ -63,8 +63,9 @@ type Core struct {
 	commitFailed error
 	failures     int // commits refused in a row
 
-	said  *Statement // as last published
-	flows []int
+	said      *Statement // as last published
+	flows     []int
+	waitedFor int // flows that are in the way of a drain or a leave; -1: not counted yet
 
 	wishes  map[string]Wish
 	asking  map[string]uint64 // local operators who wait for a verdict on the wish for a node: their token
@@ -83,7 +84,9 @@ type Core struct {
 	startedAt       Time
 	servingSince    Time // 0: this node does not serve
 	seedsTried      bool
-	drained, forced bool // by wish, over restarts
+	drained, forced bool  // by wish, over restarts
+	wishedGrace     *Time // of the drain; nil: Config.DrainTimeout
+	hurry           bool  // a leave that ends the flows at once
 	attached        bool
 	attaching       bool
 	attachAfter     Time
@@ -115,6 +118,7 @@ func New(cfg Config) *Core {
 		heard:     map[Incarnation]*heard{},
 		wire:      WireChanged{Reason: "the interface has not been looked at yet"},
 		heralded:  Heralded{Lease: cfg.Silence == 0},
+		waitedFor: -1,
 	}
 	c.wantWeight = c.weight
 	c.lists = newLists(cfg)
@@ -143,6 +147,9 @@ func (c *Core) Step(now Time, event Event) []Effect {
 	case Tick:
 	case Started:
 		c.startedAt, c.drained, c.forced, c.obeyed = c.now, ev.Drained, ev.Forced, ev.Obeyed
+		if badGrace(ev.Grace) == "" {
+			c.wishedGrace = ev.Grace
+		}
 	case SeedsTried:
 		c.seedsTried = true
 	case PeerAlive:
@@ -176,16 +183,13 @@ func (c *Core) Step(now Time, event Event) []Effect {
 	case Wished:
 		c.wished(ev)
 	case Leave:
-		c.leave(ev.KeepFlows)
+		c.leave(ev)
 	case FlowsFound:
 		c.flowsFound(ev)
 	case FlowsListed:
 		c.flowsListed(ev)
 	case FlowsCounted:
-		c.flows = slices.Clone(ev.Counts)
-		for p := range c.alivePeers() {
-			c.send(p, &Message{Flows: &Flows{Counts: c.flows}})
-		}
+		c.counted(ev)
 	default:
 		panic(fmt.Sprintf("node: unknown event %T", event))
 	}

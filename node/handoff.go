@@ -88,7 +88,7 @@ func (c *Core) receiveRequest(p *peer, q *Request) {
 	}
 	p.granted = q.ID
 	if c.cutBy > 0 { // flows that were served until now have their time from now on
-		c.cutBy = max(c.cutBy, c.now+c.cfg.DrainTimeout)
+		c.cutBy = max(c.cutBy, c.now+c.grace())
 	}
 	c.want.RemoveAll(give)
 	c.linger(give)

@@ -20,7 +20,7 @@ func (c *Core) live() {
 			return
 		}
 		if c.drained && c.cutBy == 0 { // over a restart too a drain has an end
-			c.cutBy = c.now + c.cfg.DrainTimeout
+			c.cutBy = c.now + c.grace()
 		}
 		switch {
 		case c.forced:
@@ -52,6 +52,7 @@ func (c *Core) enter(p Phase) {
 	if p.Serving() {
 		c.outside.knew = nil
 	}
+	c.waitedFor = -1
 	c.replan = true
 	c.notice(false, "this node is %s", p)
 }
@@ -232,20 +233,26 @@ func (c *Core) giveUp() {
 
 // leave begins the handing over of everything, and then the end. A leave may still
 // become a restart, and the other way round.
-func (c *Core) leave(keepFlows bool) {
+func (c *Core) leave(ev Leave) {
 	next := Leaving
-	if keepFlows {
+	if ev.KeepFlows {
 		next = Restarting
 	}
+	c.hurry = c.hurry || ev.Now
 	if c.phase.Going() {
 		c.enter(next)
+		c.cutBy = min(c.cutBy, c.now+c.grace())
 		return
+	}
+	by := c.now + c.grace()
+	if c.phase == Draining && c.cutBy > 0 { // whose time runs already
+		by = min(by, c.cutBy)
 	}
 	if !c.phase.Serving() {
 		c.giveUp()
 	}
 	c.enter(next)
-	c.giveUpBy, c.cutBy = c.now+c.cfg.Timing.LeaveBy, c.now+c.cfg.DrainTimeout
+	c.giveUpBy, c.cutBy = c.now+c.cfg.Timing.LeaveBy, by
 }
 
 // finish ends what a phase was for: a node that drains is drained, one that
@@ -344,15 +351,17 @@ func (c *Core) hasFitHeir(every bool) bool {
 
 // drain begins what an operator wishes. With force the node gives its buckets away
 // though nobody else is fit for them: to nodes that are not, or to nobody.
-func (c *Core) drain(force bool) (refused string) {
+func (c *Core) drain(force bool, grace *Time) (refused string) {
 	switch {
+	case badGrace(grace) != "":
+		return badGrace(grace)
 	case c.phase.Going():
 		return fmt.Sprintf("%s is %s already", c.cfg.Name, c.phase)
 	case c.phase == Active && !force && !c.hasFitHeir(false):
 		return fmt.Sprintf("%s is the last fit node: nobody would answer; drain it all the same with --force", c.cfg.Name)
 	}
-	c.drained, c.forced = true, c.forced || force
-	c.cutBy = c.now + c.cfg.DrainTimeout
+	c.drained, c.forced, c.wishedGrace = true, c.forced || force, grace
+	c.cutBy = c.now + c.grace()
 	switch {
 	case !c.phase.Serving(): // it will be drained when it begins to serve
 	case force && !c.hasFitHeir(true):
@@ -366,7 +375,7 @@ func (c *Core) drain(force bool) (refused string) {
 
 // resume takes a drain back.
 func (c *Core) resume() (refused string) {
-	c.drained, c.forced = false, false
+	c.drained, c.forced, c.wishedGrace = false, false, nil
 	if c.phase.Going() {
 		return fmt.Sprintf("%s is %s; it will serve when it is started again", c.cfg.Name, c.phase)
 	}

@@ -121,7 +121,15 @@ func (c *Core) cut() {
 	if c.cutBy == 0 || c.now < c.cutBy || c.lingering.Empty() || c.phase == Restarting {
 		return
 	}
-	c.notice(true, "the deadline is over: cutting the flows of %d buckets", c.lingering.Count())
+	if c.hurry && !c.handedOver() && c.now < c.giveUpBy {
+		return // so that who comes back at once meets the heir
+	}
+	switch {
+	case c.hurry:
+		c.notice(false, "ending the open connections of %d buckets, as asked for", c.lingering.Count())
+	default:
+		c.notice(true, "the time of the open connections is over: ending those of %d buckets", c.lingering.Count())
+	}
 	c.cutting.AddAll(c.lingering)
 	c.lingering = c.cfg.newSet()
 }

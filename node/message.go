@@ -90,6 +90,10 @@ type Confirm struct {
 // people to read; nothing depends on it.
 type Flows struct {
 	Counts []int `json:"counts"`
+	// Waiting is how many of them a node that drains or leaves waits for, and Left how
+	// long at the most.
+	Waiting *int `json:"waiting,omitempty"`
+	Left    Time `json:"left_ns,omitempty"`
 }
 
 // Reason is why a holder refuses a request.

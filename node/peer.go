@@ -22,6 +22,8 @@ type peer struct {
 	foreign    bool       // runs another spec: nothing it says of slots can be used, or is kept
 	said       *Statement // the last statement that has come; nil: none of this incarnation
 	latest     uint64     // version of the last statement that it is known to have made
+	waiting    *Waiting   // nil: for nothing, or it has not said
+	waitsUntil Time
 	flows      []int
 
 	acked, sent uint64 // versions of this node's statement

@@ -25,7 +25,7 @@ func (c *Core) receive(m *Message) {
 		c.receiveVerdict(p, m.Verdict)
 		return
 	case m.Flows != nil:
-		p.flows = m.Flows.Counts
+		c.countedBy(p, m.Flows)
 		return
 	}
 	if p.foreign || m.To == 0 || !m.fits(c.cfg.slots()) {

@@ -39,6 +39,9 @@ type NodeSnapshot struct {
 	Services []NodeServiceSnapshot // by service number
 	// Wish is what the node has still to be told, or "".
 	Wish WishKind
+	// Waiting is what the node waits for before it has drained or left; nil: for nothing,
+	// or that is not known yet.
+	Waiting *Waiting
 }
 
 // NodeServiceSnapshot is one node's part in one service.
@@ -66,7 +69,7 @@ func (c *Core) Snapshot() Snapshot {
 	if len(s.Problems) > 0 && strings.HasPrefix(s.Problems[0], notServing) {
 		s.Waits = s.Problems[0]
 	}
-	self := NodeSnapshot{Incarnation: c.cfg.Incarnation, Phase: c.phase, Alive: true, Weight: c.weight}
+	self := NodeSnapshot{Incarnation: c.cfg.Incarnation, Phase: c.phase, Alive: true, Weight: c.weight, Waiting: c.waiting()}
 	for i := range c.cfg.Services {
 		from, to := i*c.cfg.Buckets, (i+1)*c.cfg.Buckets
 		adopt := c.kernelAdopt.CountRange(from, to)
@@ -151,6 +154,9 @@ func (c *Core) peerSnapshot(p *peer) NodeSnapshot {
 	}
 	if p.said != nil {
 		n.Phase, n.Weight = p.said.Phase, p.said.Weight
+		if p.alive && (n.Phase == Draining || n.Phase == Leaving) {
+			n.Waiting = c.waitingOf(p)
+		}
 	}
 	adopted := c.adoptedBy(p)
 	for i := range c.cfg.Services {

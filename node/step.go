@@ -18,6 +18,7 @@ type (
 	// from the last Save.
 	Started struct {
 		Drained, Forced bool
+		Grace           *Time // see Wish
 		Obeyed          uint64
 	}
 
@@ -120,8 +121,9 @@ type (
 
 	// Leave: hand everything over and stop. With KeepFlows, for a restart, the flows
 	// that are here are not waited for and not ended: they go on with the next
-	// incarnation.
-	Leave struct{ KeepFlows bool }
+	// incarnation. With Now they are ended once everything is handed over; that can be
+	// asked for while a leave is under way.
+	Leave struct{ KeepFlows, Now bool }
 
 	// FlowsFound answers FindFlows: the slots of which a flow lives here, or why
 	// that cannot be told.
@@ -138,8 +140,12 @@ type (
 		Err    error
 	}
 
-	// FlowsCounted: the flows that this node serves, by service.
-	FlowsCounted struct{ Counts []int }
+	// FlowsCounted: the flows that this node serves, by service, and those of them that
+	// keep it from having drained or left; -1: these were not counted.
+	FlowsCounted struct {
+		Counts  []int
+		Waiting int
+	}
 )
 
 func (Tick) event()          {}
@@ -198,6 +204,7 @@ type (
 	// though no other was fit, and must not even serve as the last one.
 	Save struct {
 		Drained, Forced bool
+		Grace           *Time
 		Obeyed          uint64
 	}
 

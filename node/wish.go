@@ -17,6 +17,9 @@ type Wish struct {
 	Want   WishKind `json:"want"`
 	// Force drains even the last node that serves.
 	Force bool `json:"force,omitempty"`
+	// Grace is how long the flows of the node that drains may go on; nil: as long as the
+	// spec says (Config.DrainTimeout).
+	Grace *Time `json:"grace_ns,omitempty"`
 	// Weight is the new weight, for WantWeight.
 	Weight int `json:"weight,omitempty"`
 }
@@ -149,7 +152,7 @@ func (c *Core) obey(w Wish) (refused string) {
 	c.obeyed = max(c.obeyed, w.Stamp)
 	switch w.Want {
 	case WantDrain:
-		refused = c.drain(w.Force)
+		refused = c.drain(w.Force, w.Grace)
 	case WantResume:
 		refused = c.resume()
 	case WantWeight:
@@ -161,6 +164,6 @@ func (c *Core) obey(w Wish) (refused string) {
 	default:
 		refused = fmt.Sprintf("%s does not know how to %q; is it an older version?", c.cfg.Name, w.Want)
 	}
-	c.out = append(c.out, Save{Drained: c.drained, Forced: c.forced, Obeyed: c.obeyed})
+	c.out = append(c.out, Save{Drained: c.drained, Forced: c.forced, Grace: c.wishedGrace, Obeyed: c.obeyed})
 	return refused
 }

@@ -18,13 +18,17 @@ const progressPeriod = 200 * time.Millisecond
 // newDrainCommand is `peervip drain`.
 func newDrainCommand() *cobra.Command {
 	var force, wait bool
-	var timeout time.Duration
+	var timeout, grace time.Duration
 	cmd := &cobra.Command{
 		Use:   "drain [NODE]",
 		Short: "Take a node out for maintenance: the others take its share over",
 		Long: `The node (this one, if none is named) hands its buckets to the others and takes
 no new clients. It stays drained over restarts, until it is resumed. A node that
 is down is told when it comes back.
+
+Open connections go on until they end by themselves, at most for
+spec.drain_timeout; --grace gives another time for this drain. Said again, it
+counts anew: ` + "`peervip drain --grace 0s`" + ` ends what a drain still waits for.
 
 The last node that is fit is not drained, since nobody would answer; --force
 does it all the same.`,
@@ -33,16 +37,26 @@ does it all the same.`,
 	o := addOutputFlag(cmd)
 	cmd.Flags().BoolVar(&force, "force", false, "drain even the last fit node: nobody answers then")
 	cmd.Flags().BoolVar(&wait, "wait", false, "show the progress, and return when the node is drained")
-	cmd.Flags().DurationVar(&timeout, "timeout", leaveTimeout, "with --wait: give up waiting after this")
+	cmd.Flags().DurationVar(&grace, "grace", 0, "how long open connections may go on, instead of spec.drain_timeout; 0s ends them at once")
+	cmd.Flags().DurationVar(&timeout, "timeout", leaveTimeout, "with --wait: give up waiting after this, and after no less than --grace and a minute unless it is given")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
 		case timeout <= 0:
 			return &usageError{fmt.Errorf("--timeout %v: want more than 0 (see %s --help)", timeout, cmd.CommandPath())}
 		case cmd.Flags().Changed("timeout") && !wait:
 			return &usageError{fmt.Errorf("--timeout is for --wait (see %s --help)", cmd.CommandPath())}
+		case grace < 0 || grace > node.MaxGrace:
+			return &usageError{fmt.Errorf("--grace %v: want 0s (open connections are ended at once) to %v (see %s --help)", grace, node.MaxGrace, cmd.CommandPath())}
+		}
+		request := agent.WishRequest{Node: nodeArg(args), Want: node.WantDrain, Force: force}
+		if cmd.Flags().Changed("grace") {
+			request.Grace = &grace
+			if !cmd.Flags().Changed("timeout") {
+				timeout = max(timeout, grace+time.Minute)
+			}
 		}
 		client := newClient(cmd)
-		r, err := client.Wish(cmd.Context(), agent.WishRequest{Node: nodeArg(args), Want: node.WantDrain, Force: force})
+		r, err := client.Wish(cmd.Context(), request)
 		if err != nil {
 			return err
 		}
@@ -52,11 +66,7 @@ does it all the same.`,
 		ctx, cancel := context.WithTimeoutCause(cmd.Context(), timeout,
 			fmt.Errorf("%s is not drained after %v; it goes on, see `peervip status`", r.Node, timeout))
 		defer cancel()
-		progress := cmd.OutOrStdout()
-		if *o == outputJSON {
-			progress = io.Discard
-		}
-		d := drainWait{client: client, node: r.Node, progress: progress, period: progressPeriod}
+		d := drainWait{client: client, node: r.Node, progress: progress{out: progressOut(cmd, *o)}, period: progressPeriod}
 		if err := d.run(ctx); err != nil {
 			return err
 		}
@@ -71,11 +81,10 @@ type drainWait struct {
 		Status(context.Context) (agent.Status, error)
 	}
 	node     string
-	progress io.Writer
+	progress progress
 	period   time.Duration
 
-	said  string // the last line
-	begun bool   // the node was seen draining: what the others know lags behind its word
+	begun bool // the node was seen draining: what the others know lags behind its word
 	// restarting: the node was seen so last. It stays drained, and will be back; if it
 	// is this one, nobody answers until then.
 	restarting bool
@@ -112,21 +121,20 @@ func (d *drainWait) look(s agent.Status) (drained bool, err error) {
 	d.restarting = ok && n.Phase == node.Restarting.String()
 	switch {
 	case d.restarting:
-		return false, d.say("%s: restarting; it goes on to drain when it is back", d.node)
+		step := d.node + ": restarting; it goes on to drain when it is back"
+		return false, d.progress.tell(step, step)
 	case !ok:
 		return false, fmt.Errorf("%s is no member any more", d.node)
 	case !n.Alive:
 		return false, fmt.Errorf("%s died while it drained; it stays drained when it comes back", d.node)
 	}
-	buckets, left, flows := 0, 0, 0
+	left := 0
 	for _, svc := range n.Services {
-		buckets += svc.Own + svc.Adopt
-		left += svc.Linger
-		flows += svc.Flows
+		left += svc.Own + svc.Adopt + svc.Linger
 	}
 	switch n.Phase {
 	case node.Drained.String():
-		if buckets+left == 0 { // by force a node is drained before it has let go
+		if left == 0 { // by force a node is drained before it has let go
 			return true, nil
 		}
 	case node.Leaving.String():
@@ -138,20 +146,15 @@ func (d *drainWait) look(s agent.Status) (drained bool, err error) {
 			return false, fmt.Errorf("%s is active: somebody ended its drain", d.node)
 		}
 	}
-	return false, d.say("%s: %s, %d buckets and %d flows left", d.node, n.Phase, buckets, flows)
+	return false, d.progress.node(n)
 }
 
-// say tells the progress, if it is any.
-func (d *drainWait) say(format string, args ...any) error {
-	line := fmt.Sprintf(format, args...)
-	if line == d.said {
-		return nil
+// progressOut is where the progress goes: nowhere, if the output is for programs.
+func progressOut(cmd *cobra.Command, o output) io.Writer {
+	if o == outputJSON {
+		return io.Discard
 	}
-	d.said = line
-	if _, err := fmt.Fprintln(d.progress, line); err != nil {
-		return fmt.Errorf("writing the progress: %w", err)
-	}
-	return nil
+	return cmd.OutOrStdout()
 }
 
 func findNode(s agent.Status, name string) (agent.NodeStatus, bool) {

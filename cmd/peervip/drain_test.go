@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -20,6 +21,12 @@ func phased(phase string, own, flows int) step {
 	s.Nodes[1].Phase = phase
 	s.Nodes[1].Services = map[string]agent.NodeServiceStatus{"other": {Healthy: true, Own: own, Flows: flows}}
 	return step{status: s}
+}
+
+// waits makes web-2 wait for so many flows and seconds.
+func waits(s step, flows int, left float64) step {
+	s.status.Nodes[1].Waiting = &agent.WaitingStatus{Flows: flows, Left: left}
+	return s
 }
 
 func TestDrainWait(t *testing.T) {
@@ -39,50 +46,55 @@ func TestDrainWait(t *testing.T) {
 	}{
 		{"to its end",
 			[]step{phased("draining", 341, 7), phased("draining", 341, 7), phased("draining", 20, 5), phased("drained", 0, 0)},
-			"web-2: draining, 341 buckets and 7 flows left\nweb-2: draining, 20 buckets and 5 flows left\n", ""},
+			"web-2: draining, 341 buckets left\nweb-2: draining, 20 buckets left\n", ""},
 		{"by force",
 			[]step{phased("drained", 341, 7), lingers, phased("drained", 0, 0)},
-			"web-2: drained, 341 buckets and 7 flows left\nweb-2: drained, 0 buckets and 7 flows left\n", ""},
+			"web-2: drained, 341 buckets left\nweb-2: drained, 0 buckets left, and open connections in 300\n", ""},
+		{"it waits, and is then given less time",
+			[]step{phased("draining", 341, 7), waits(phased("draining", 0, 9), 3, 280), waits(phased("draining", 0, 9), 3, 279), waits(phased("draining", 0, 9), 2, 278),
+				waits(phased("draining", 0, 9), 1, 30), phased("drained", 0, 0)},
+			"web-2: draining, 341 buckets left\nweb-2: draining, 0 buckets left, waiting for 3 open connections, at most 4m40s\n" +
+				"web-2: draining, 0 buckets left, waiting for 2 open connections, at most 4m38s\nweb-2: draining, 0 buckets left, waiting for 1 open connection, at most 30s\n", ""},
 		{"drained already", []step{phased("drained", 0, 0)}, "", ""},
 		{"what the others know lags behind",
 			[]step{phased("active", 341, 7), phased("active", 341, 7), phased("draining", 341, 7), phased("drained", 0, 0)},
-			"web-2: active, 341 buckets and 7 flows left\nweb-2: draining, 341 buckets and 7 flows left\n", ""},
+			"web-2: active, 341 buckets left\nweb-2: draining, 341 buckets left\n", ""},
 		{"of a node that joins", []step{phased("joining", 0, 0), phased("draining", 0, 0), phased("drained", 0, 0)},
-			"web-2: joining, 0 buckets and 0 flows left\nweb-2: draining, 0 buckets and 0 flows left\n", ""},
+			"web-2: joining, 0 buckets left\nweb-2: draining, 0 buckets left\n", ""},
 		{"somebody resumes it", []step{phased("draining", 341, 7), phased("active", 300, 7)},
-			"web-2: draining, 341 buckets and 7 flows left\n", "web-2 is active: somebody ended its drain"},
+			"web-2: draining, 341 buckets left\n", "web-2 is active: somebody ended its drain"},
 		{"it dies", []step{phased("draining", 341, 7), dead},
-			"web-2: draining, 341 buckets and 7 flows left\n", "web-2 died while it drained; it stays drained when it comes back"},
+			"web-2: draining, 341 buckets left\n", "web-2 died while it drained; it stays drained when it comes back"},
 		{"it leaves", []step{phased("leaving", 341, 7)}, "", "web-2 leaves"},
 		{"it is gone", []step{gone}, "", "web-2 is no member any more"},
 		{"it restarts", []step{phased("draining", 0, 5), phased("restarting", 0, 5), restarts, phased("joining", 0, 0), phased("draining", 0, 5), phased("drained", 0, 0)},
-			"web-2: draining, 0 buckets and 5 flows left\nweb-2: restarting; it goes on to drain when it is back\n" +
-				"web-2: joining, 0 buckets and 0 flows left\nweb-2: draining, 0 buckets and 5 flows left\n", ""},
+			"web-2: draining, 0 buckets left\nweb-2: restarting; it goes on to drain when it is back\n" +
+				"web-2: joining, 0 buckets left\nweb-2: draining, 0 buckets left\n", ""},
 		{"it restarts, and is the one that is asked", []step{phased("restarting", 0, 5), {err: away}, {err: agent.ErrUnavailable}, phased("drained", 0, 0)},
 			"web-2: restarting; it goes on to drain when it is back\n", ""},
 		{"it restarts, and does not come back", []step{restarts, gone},
 			"web-2: restarting; it goes on to drain when it is back\n", "web-2 is no member any more"},
 		{"the agent here ends", []step{phased("draining", 341, 7), {err: away}},
-			"web-2: draining, 341 buckets and 7 flows left\n", "web-2 drains, but the wait for it has ended: no agent runs at /s"},
+			"web-2: draining, 341 buckets left\n", "web-2 drains, but the wait for it has ended: no agent runs at /s"},
 	} {
-		var progress bytes.Buffer
-		d := drainWait{client: &script{steps: test.steps}, node: "web-2", progress: &progress, period: quick}
+		var told bytes.Buffer
+		d := drainWait{client: &script{steps: test.steps}, node: "web-2", progress: progress{out: &told}, period: quick}
 		err := d.run(t.Context())
 		if text := fmt.Sprint(err); text != test.want && (err != nil || test.want != "") {
 			t.Errorf("%s: %s, want %s", test.name, text, test.want)
 		}
-		if progress.String() != test.progress {
-			t.Errorf("%s: %q, want %q", test.name, progress.String(), test.progress)
+		if told.String() != test.progress {
+			t.Errorf("%s: %q, want %q", test.name, told.String(), test.progress)
 		}
 	}
 	late := errors.New("too late")
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 20*time.Millisecond, late)
 	defer cancel()
-	d := drainWait{client: &script{steps: []step{phased("draining", 341, 7)}}, node: "web-2", progress: &bytes.Buffer{}, period: quick}
+	d := drainWait{client: &script{steps: []step{phased("draining", 341, 7)}}, node: "web-2", progress: progress{out: &bytes.Buffer{}}, period: quick}
 	if err := d.run(ctx); !errors.Is(err, late) {
 		t.Errorf("a drain without end: %v", err)
 	}
-	d.progress, d.said = brokenWriter{}, ""
+	d.progress = progress{out: brokenWriter{}}
 	if err := d.run(t.Context()); err == nil || err.Error() != "writing the progress: disk full" {
 		t.Errorf("to a full disk: %v", err)
 	}
@@ -93,7 +105,7 @@ func TestDrainCommand(t *testing.T) {
 	kept := agent.Reply{Node: "web-2", Note: "web-2 is down; it will be told when it comes back", Kept: true}
 	unsaved := agent.Reply{Node: "web-2", Note: "done, but a restart would forget it: disk full"}
 	steps := []step{phased("draining", 341, 7), phased("drained", 0, 0)}
-	const progress = "web-2: draining, 341 buckets and 7 flows left\n"
+	const progress = "web-2: draining, 341 buckets left\n"
 	for _, test := range []struct {
 		args   []string
 		reply  any
@@ -103,6 +115,8 @@ func TestDrainCommand(t *testing.T) {
 		{[]string{"drain", "web-2"}, ok, "web-2 drains; see `peervip status`\n", `{"node":"web-2","want":"drain"}`},
 		{[]string{"drain"}, ok, "web-2 drains; see `peervip status`\n", `{"node":"","want":"drain"}`},
 		{[]string{"drain", "--force", "web-2"}, ok, "web-2 drains; see `peervip status`\n", `{"node":"web-2","want":"drain","force":true}`},
+		{[]string{"drain", "--grace", "30s", "web-2"}, ok, "web-2 drains; see `peervip status`\n", `{"node":"web-2","want":"drain","grace_ns":30000000000}`},
+		{[]string{"drain", "--grace", "0s"}, ok, "web-2 drains; see `peervip status`\n", `{"node":"","want":"drain","grace_ns":0}`},
 		{[]string{"drain", "web-2", "-o", "json"}, ok, "{\n  \"node\": \"web-2\"\n}\n", `{"node":"web-2","want":"drain"}`},
 		{[]string{"drain", "web-2"}, kept, kept.Note + "\n", `{"node":"web-2","want":"drain"}`},
 		{[]string{"drain", "web-2", "--wait"}, kept, kept.Note + "\n", `{"node":"web-2","want":"drain"}`},
@@ -147,6 +161,9 @@ func TestUsageOfCommands(t *testing.T) {
 		{[]string{"drain", "--timeout", "1m"}, "--timeout is for --wait (see peervip drain --help)"},
 		{[]string{"drain", "--wait", "--timeout", "0"}, "--timeout 0s: want more than 0 (see peervip drain --help)"},
 		{[]string{"drain", "--wait", "--timeout", "-1s"}, "--timeout -1s: want more than 0 (see peervip drain --help)"},
+		{[]string{"drain", "--grace", "-1s"}, "--grace -1s: want 0s (open connections are ended at once) to 168h0m0s (see peervip drain --help)"},
+		{[]string{"drain", "--grace", "169h"}, "--grace 169h0m0s: want 0s (open connections are ended at once) to 168h0m0s (see peervip drain --help)"},
+		{[]string{"leave", "--now", "--keep-flows"}, "--keep-flows keeps open connections, and --now ends them: give one of the two (see peervip leave --help)"},
 		{[]string{"resume", ""}, "the node's name is empty: name one, or leave it out for this node (see peervip resume --help)"},
 		{[]string{"resume", "a", "b"}, "accepts at most 1 arg(s), received 2 (see peervip resume --help)"},
 		{[]string{"weight", "web-1"}, "accepts 2 arg(s), received 1 (see peervip weight --help)"},
@@ -272,7 +289,7 @@ func TestLeave(t *testing.T) {
 		if test.want != "" {
 			timeout = 30 * time.Millisecond
 		}
-		r, err := leave(t.Context(), client, agent.LeaveRequest{KeepFlows: test.keep}, quick, timeout)
+		r, err := leave(t.Context(), client, agent.LeaveRequest{KeepFlows: test.keep}, &progress{out: io.Discard}, quick, timeout)
 		if text := fmt.Sprint(err); text != test.want && (err != nil || test.want != "") || r.Note != test.note {
 			t.Errorf("%s: %+v, %v, want %q, %q", test.name, r, err, test.note, test.want)
 		}
@@ -288,6 +305,7 @@ func TestLeaveCommand(t *testing.T) {
 		stdout, body string
 	}{
 		{[]string{"leave"}, "web-1 has left, and was started again: to keep it out, stop its service, or drain it\n", "{}"},
+		{[]string{"leave", "--now"}, "web-1 has left, and was started again: to keep it out, stop its service, or drain it\n", `{"now":true}`},
 		{[]string{"leave", "--keep-flows"}, "web-1 was started again, with its open connections\n", `{"keep_flows":true}`},
 	} {
 		f := newFakeAgent(t)

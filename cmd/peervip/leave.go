@@ -27,6 +27,10 @@ ends; the command returns when it has, and the host is as it was before. A
 service manager may start it again: stop the service there instead, which does
 the same.
 
+With --now the agent hands its buckets over and then ends the connections that
+are open, with a reset at both ends. It may be said while the agent leaves, or
+is being stopped, and waits: it then waits no longer.
+
 With --keep-flows the agent does not wait for open connections. It hands its
 buckets over, so that new clients go to the other nodes, and ends at once. The
 address stays up on this host, and the connections wait, silent, for the agent
@@ -40,9 +44,13 @@ If the agent is not to come back, start it once more and leave without
 	o := addOutputFlag(cmd)
 	var q agent.LeaveRequest
 	cmd.Flags().BoolVar(&q.KeepFlows, "keep-flows", false, "for a restart or an upgrade: open connections wait for the next start")
+	cmd.Flags().BoolVar(&q.Now, "now", false, "do not wait for open connections: end them once everything is handed over")
 	timeout := cmd.Flags().Duration("timeout", leaveTimeout, "give up waiting after this; the agent goes on")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		r, err := leave(cmd.Context(), newClient(cmd), q, progressPeriod, *timeout)
+		if q.KeepFlows && q.Now {
+			return &usageError{fmt.Errorf("--keep-flows keeps open connections, and --now ends them: give one of the two (see %s --help)", cmd.CommandPath())}
+		}
+		r, err := leave(cmd.Context(), newClient(cmd), q, &progress{out: progressOut(cmd, *o)}, progressPeriod, *timeout)
 		if err != nil {
 			return err
 		}
@@ -63,7 +71,7 @@ type leaver interface {
 
 // leave waits until the agent that was asked is gone. Another that a service
 // manager has started meanwhile is told by its boot.
-func leave(ctx context.Context, client leaver, q agent.LeaveRequest, period, timeout time.Duration) (agent.Reply, error) {
+func leave(ctx context.Context, client leaver, q agent.LeaveRequest, told *progress, period, timeout time.Duration) (agent.Reply, error) {
 	before, err := client.Status(ctx)
 	if err != nil {
 		return agent.Reply{}, err
@@ -88,6 +96,12 @@ func leave(ctx context.Context, client leaver, q agent.LeaveRequest, period, tim
 				r.Note = r.Node + " was started again, with its open connections"
 			}
 			return r, nil
+		case err == nil:
+			if n, ok := findNode(s, s.Node); ok && n.Waiting != nil {
+				if err := told.node(n); err != nil {
+					return r, err
+				}
+			}
 		}
 		select {
 		case <-tick.C:

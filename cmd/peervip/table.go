@@ -189,6 +189,9 @@ func writeNodes(b *strings.Builder, s agent.Status) {
 		if n.Wish != "" {
 			fmt.Fprintf(b, "    will be told to %s when it comes back\n", n.Wish)
 		}
+		if n.Waiting != nil {
+			wrap(b, "    ", fmt.Sprintf("%v; %s", n.Waiting, agent.EndsThem(n.Name, n.Phase)))
+		}
 	}
 }
 
