@@ -151,6 +151,9 @@ func guarded(spec nft.Spec) (*nft.Filter, error) {
 		return nil, err
 	}
 	if err := filter.InstallGuard(rules); err != nil {
+		if errors.As(err, new(*nft.RoomError)) {
+			err = editable(err)
+		}
 		return nil, errors.Join(err, filter.Close())
 	}
 	return filter, nil

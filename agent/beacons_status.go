@@ -180,7 +180,7 @@ func (o *outlook) tell(s *Status, untuned error) {
 			b.Sent.Error = err.Error()
 		}
 	}
-	why := []string{line.ClassReason}
+	why := []string{line.ClassReason, line.Cramped}
 	if untuned != nil {
 		why = append(why, strings.ReplaceAll(untuned.Error(), "\n", "; "))
 	}

@@ -134,10 +134,11 @@ func (m bucketMap) element(bucket int, chain string) nftables.SetElement {
 	return e
 }
 
-// move queues the elements that change with the moves: the old one is deleted
-// before the new one is added, since the kernel refuses (EEXIST) a key that is
-// there with another verdict.
-func (m bucketMap) move(c *nftables.Conn, t *nftables.Table, moves []move) error {
+// move queues the elements that change with the moves, after which the buckets are in
+// these states: the old one is deleted before the new one is added, since the kernel
+// refuses (EEXIST) a key that is there with another verdict. Where it takes fewer bytes,
+// all elements are queued anew.
+func (m bucketMap) move(c *nftables.Conn, t *nftables.Table, moves []move, after []node.State) error {
 	gone := make([]nftables.SetElement, 0, len(moves))
 	come := make([]nftables.SetElement, 0, len(moves))
 	for _, mv := range moves {
@@ -152,9 +153,21 @@ func (m bucketMap) move(c *nftables.Conn, t *nftables.Table, moves []move) error
 			come = append(come, m.element(mv.bucket, to))
 		}
 	}
+	if len(gone) > m.buckets/2 {
+		if all := m.elements(after); bytesOf(all) < bytesOf(gone)+bytesOf(come) {
+			return m.rewrite(c, t, after)
+		}
+	}
 	set := m.native(t)
 	if err := c.SetDeleteElements(set, gone); err != nil {
 		return err
 	}
 	return c.SetAddElements(set, come)
+}
+
+// rewrite queues the elements of all buckets in the place of whatever is there.
+func (m bucketMap) rewrite(c *nftables.Conn, t *nftables.Table, states []node.State) error {
+	set := m.native(t)
+	c.FlushSet(set)
+	return c.SetAddElements(set, m.elements(states))
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
 	"github.com/peervip/peervip/node"
@@ -90,7 +91,7 @@ func (f *Filter) Apply(t Transaction) (armed bool, err error) {
 		if f.uncertain {
 			return generation, f.queueAll(after)
 		}
-		return generation, f.queue(moves, edit)
+		return generation, f.queue(moves, edit, after.committed)
 	})
 	switch {
 	case err == nil:
@@ -122,11 +123,11 @@ func (f *Filter) generation() (uint32, error) {
 }
 
 // queue queues the moves for every map and the edit for every list.
-func (f *Filter) queue(moves []move, edit listEdit) error {
+func (f *Filter) queue(moves []move, edit listEdit, after states) error {
 	for _, t := range f.rules.tables {
 		lib := t.native()
 		for _, m := range t.maps {
-			if err := m.move(f.conn, lib, moves); err != nil {
+			if err := m.move(f.conn, lib, moves, after[m.service]); err != nil {
 				return err
 			}
 		}
@@ -139,20 +140,20 @@ func (f *Filter) queue(moves []move, edit listEdit) error {
 
 // queueAll queues the contents of every map and list, in the place of whatever is
 // in them.
-func (f *Filter) queueAll(after contents) error {
-	for _, t := range f.rules.tables {
+func (f *Filter) queueAll(after contents) error { return f.rules.queueAll(f.conn, after) }
+
+func (r Ruleset) queueAll(c *nftables.Conn, after contents) error {
+	for _, t := range r.tables {
 		lib := t.native()
 		for _, m := range t.maps {
-			set := m.native(lib)
-			f.conn.FlushSet(set)
-			if err := f.conn.SetAddElements(set, m.elements(after.committed[m.service])); err != nil {
+			if err := m.rewrite(c, lib, after.committed[m.service]); err != nil {
 				return err
 			}
 		}
 		for _, s := range t.lists() {
 			set := s.native(lib)
-			f.conn.FlushSet(set)
-			if err := f.conn.SetAddElements(set, after.listed.elements(s.name)); err != nil {
+			c.FlushSet(set)
+			if err := c.SetAddElements(set, after.listed.elements(s.name)); err != nil {
 				return err
 			}
 		}

@@ -47,6 +47,7 @@ type states [][]node.State
 type Filter struct {
 	conn      *nftables.Conn // nil when closed
 	port      uint32         // the connection's netlink port, by which the kernel names owners
+	room      int            // the most bytes that the kernel takes at a time
 	rules     Ruleset
 	contents       // what the kernel has
 	uncertain bool // the kernel may have other buckets and lists
@@ -74,7 +75,11 @@ func (f *Filter) usable() error {
 // Open connects to the packet filter of the network namespace that the calling
 // thread is in. It changes nothing.
 func Open() (*Filter, error) {
-	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(prepareSocket))
+	room := 0
+	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(prepareSocket, func(c *netlink.Conn) (err error) {
+		room, err = c.WriteBuffer()
+		return err
+	}))
 	if err != nil {
 		return nil, fmt.Errorf("opening a netlink connection to the packet filter: %w", err)
 	}
@@ -82,7 +87,7 @@ func Open() (*Filter, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("asking for the netlink port: %w", err), conn.CloseLasting())
 	}
-	return &Filter{conn: conn, port: port}, nil
+	return &Filter{conn: conn, port: port, room: room}, nil
 }
 
 func prepareSocket(c *netlink.Conn) error {
@@ -137,6 +142,9 @@ func (f *Filter) install(rules Ruleset, tables []table, with contents) error {
 	const doing = "installing the packet filter"
 	if f.conn == nil {
 		return fmt.Errorf("%s: %w", doing, ErrClosed)
+	}
+	if err := rules.fits(f.room); err != nil {
+		return err
 	}
 	var guard []*nftables.Rule
 	err := f.transact(func() error {

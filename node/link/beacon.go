@@ -60,6 +60,7 @@ type Beacons struct {
 	config BeaconConfig
 
 	wire, unicast inlet
+	cramped       string     // see BeaconStatus
 	receiving     sync.Mutex // held by Receive while it runs
 	sender        sender
 	sending       sync.Mutex // held by Send while it runs
@@ -133,6 +134,9 @@ func (b *Beacons) open() (err error) {
 		return err
 	}
 	b.sender.udp = b.unicast.socket
+	if b.cramped, err = receiveRoom(b.wire.socket); err != nil {
+		return err
+	}
 	if b.sender.unmarked, err = transmitter(0); err != nil {
 		return err
 	}
@@ -193,7 +197,6 @@ func prepare(socket int) error {
 		level, key, value int
 	}{
 		{"IP_FREEBIND", unix.IPPROTO_IP, unix.IP_FREEBIND, 1}, // the address may come later, or go and come back
-		{"SO_RCVBUFFORCE", unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer},
 		{"SO_RXQ_OVFL", unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1},
 		{"IP_RECVTTL", unix.IPPROTO_IP, unix.IP_RECVTTL, 1},
 		{"IP_PKTINFO", unix.IPPROTO_IP, unix.IP_PKTINFO, 1},
@@ -205,7 +208,28 @@ func prepare(socket int) error {
 			return fmt.Errorf("setting %s: %w", option.name, err)
 		}
 	}
+	err := unix.SetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer)
+	if errors.Is(err, unix.EPERM) { // without CAP_NET_ADMIN on the host; see receiveRoom
+		err = unix.SetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
+	}
+	if err != nil {
+		return fmt.Errorf("setting SO_RCVBUF: %w", err)
+	}
 	return nil
+}
+
+// receiveRoom says, if the socket's buffer is smaller than it should be, what follows and
+// the cure. The kernel doubles what it is asked for, and bounds it by a setting of the host.
+func receiveRoom(socket int) (string, error) {
+	got, err := unix.GetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_RCVBUF)
+	if err != nil {
+		return "", fmt.Errorf("reading SO_RCVBUF: %w", err)
+	}
+	if got >= 2*receiveBuffer {
+		return "", nil
+	}
+	return fmt.Sprintf("room for beacons that wait is %d KB instead of %d (sysctl net.core.rmem_max=%d on the host gives it)",
+		got>>10, 2*receiveBuffer>>10, receiveBuffer), nil
 }
 
 // transmitter opens a packet socket that sends frames with the mark and, being for

@@ -13,6 +13,8 @@ type BeaconStatus struct {
 	Class       Class
 	ClassReason string
 	Lateness    Lateness
+	// Cramped says that the sockets have less room than they should, and the cure.
+	Cramped string
 
 	Wire, Unicast MediumStatus
 	// Extra beacons left because of a Kick, besides the regular ones.
@@ -52,8 +54,8 @@ type MediumStatus struct {
 func (b *Beacons) Status() BeaconStatus {
 	s := &b.sender
 	status := BeaconStatus{
-		Lateness: s.late.read(),
-		Wire:     b.wire.counters.read(), Unicast: b.unicast.counters.read(),
+		Lateness: s.late.read(), Cramped: b.cramped,
+		Wire: b.wire.counters.read(), Unicast: b.unicast.counters.read(),
 		Extra: s.counters.extra.Load(), Withheld: s.counters.withheld.Load(), TooLong: s.counters.tooLong.Load(),
 		Marked: s.counters.marked.Load(), Stale: s.counters.stale.Load(), Overdue: s.counters.overdue.Load(),
 	}
