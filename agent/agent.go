@@ -81,9 +81,7 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	cleanup.add(control.Close)
 	waiting := newAwait(cfg, opts, mac)
 	control.serve(waiting.handler())
-	spec := filterSpec(cfg, layout, mac.HardwareAddr())
-	spec.ARP = wire.ARPFiltered()
-	filter, err := guarded(spec)
+	filter, err := guarded(onHost(filterSpec(cfg, layout, mac.HardwareAddr()), wire))
 	if err != nil {
 		return err
 	}

@@ -286,6 +286,7 @@ func newFakeWire() *fakeWire {
 
 func (w *fakeWire) Ask([]netip.Addr) {}
 func (w *fakeWire) Heard() bool      { return true }
+func (w *fakeWire) Faults() []string { return nil }
 func (w *fakeWire) Conflict(time.Duration) error {
 	if claimed := w.claimed.Load(); claimed != nil {
 		return *claimed

@@ -35,6 +35,7 @@ type news struct {
 	conntrack                             conntrackTrend
 	foreignMAC, ownBeacons, knocks, drops trend
 	beacons                               beaconTrends
+	host                                  hostCounts
 	troubles                              troubles
 	noiseRate                             rate
 	waiting                               waitingLog
@@ -80,13 +81,14 @@ type measures struct {
 	counters *nft.Counters // nil: the kernel did not say, or was not asked
 	knocks   uint64        // of strangers at the gossip port
 	conflict error         // another host has taken a VIP for its own
+	faults   []string      // of the host's settings
 	outlook  outlook
 	table    *nft.Conntrack // nil: the kernel did not say
 }
 
 // measured are those that cost next to nothing.
 func (a *agent) measured() measures {
-	m := measures{knocks: a.cluster.Stats().OtherKey, conflict: a.wire.Conflict(claimLasts), outlook: a.loop.beacons.outlook()}
+	m := measures{knocks: a.cluster.Stats().OtherKey, conflict: a.wire.Conflict(claimLasts), faults: a.wire.Faults(), outlook: a.loop.beacons.outlook()}
 	if table, err := a.conntrack(); err == nil {
 		m.table = &table
 	}
@@ -143,6 +145,7 @@ func (l *loop) problems(s node.Snapshot, m measures) *problemList {
 	if err := l.saver.err(); err != nil {
 		list.addLogged("a restart would forget whether this node is drained: %v; tried again every %v", err, l.saver.again)
 	}
+	l.hostProblems(m, &list)
 	l.beaconProblems(s.Attached, m.outlook, &list)
 	if m.table != nil {
 		n.conntrack.see(*m.table, now)

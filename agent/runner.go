@@ -119,8 +119,7 @@ func (r *runner) live(ctx context.Context) (began bool, err error) {
 	}
 	cleanup.add(line.Close)
 	l.beacons.line = line
-	spec := filterSpec(cfg, r.layout, r.mac.HardwareAddr())
-	spec.ARP = wire.ARPFiltered()
+	spec := onHost(filterSpec(cfg, r.layout, r.mac.HardwareAddr()), wire)
 	if err := install(r.filter, spec); err != nil {
 		return false, err
 	}

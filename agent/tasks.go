@@ -41,6 +41,7 @@ type wire interface {
 	Ask(targets []netip.Addr)
 	Heard() bool
 	Conflict(within time.Duration) error
+	Faults() []string
 }
 
 // cluster is the membership, as gossip.Gossip plays it.

@@ -35,11 +35,11 @@ func forwardedByBridge(s Spec) []rule {
 
 // redirectedOnBridge drops what destination NAT has made of a frame on a bridge: it is
 // then sent to the bridge's own MAC address, past the buckets (br_nf_pre_routing_finish).
-// Nobody has asked whether it is this node's, and every node would answer it. Without a
-// service whose flows linger the rule is left out, as it would have the host track
-// connections.
+// Nobody has asked whether it is this node's, and every node would answer it. Where no
+// flows linger and the VIPs are not on a bridge the rule is left out, as it would have
+// the host track connections.
 func redirectedOnBridge(s Spec) []rule {
-	if !s.linger() {
+	if !s.linger() && !s.Bridge {
 		return nil
 	}
 	var rules []rule

@@ -101,7 +101,7 @@ func stackTable(s Spec) table {
 				// What came to broadcast or to another group the guard drops.
 			})},
 			{"vip", nil, slices.Concat(toBeacons(s), classify(s))},
-			tracking(),
+			reassembly(s),
 		},
 	}
 	t = withArrivedBeacons(t, s)
@@ -127,7 +127,7 @@ func guardTable(s Spec) table {
 	return table{family: inet, name: guardName,
 		counters: []string{counterUnmarked, counterForwarded, counterRedirected},
 		sets:     vips(s),
-		chains: []chain{
+		chains: append([]chain{
 			{"prerouting", &hook{point: prerouting, priority: rawPriority}, append(bridged(s), silence)},
 			{"input", &hook{point: input, priority: rawPriority}, append(redirectedOnBridge(s), silence)},
 			// When the VIP has gone from this node and it routes, it would send each
@@ -135,8 +135,7 @@ func guardTable(s Spec) table {
 			{"forward", &hook{point: forward, priority: rawPriority}, slices.Concat(redirectedOnBridge(s), forwardedByBridge(s), []rule{
 				{toVIP(s), count(counterForwarded), drop()},
 			})},
-			tracking(),
-		},
+		}, guardTracking(s)...),
 	}
 }
 

@@ -38,7 +38,9 @@ func TestLibraryAppliesWhatStringPrints(t *testing.T) {
 			s.Layout = hashring.Layout{Buckets: 16384, Seed: 1}
 			s.Services[0].Name = "a-long-name-9"
 		},
-		"TCP lingers": func(s *Spec) { s.Services[0].Linger = LingerTCP },
+		"nothing lingers, no conntrack": func(s *Spec) { s.Reassembles = true },
+		"nothing lingers, on a bridge":  func(s *Spec) { s.Bridge, s.Reassembles = true, true },
+		"TCP lingers":                   func(s *Spec) { s.Services[0].Linger = LingerTCP },
 		"everything": func(s *Spec) {
 			s.VIPs = append(s.VIPs, netip.MustParseAddr("10.77.0.101"))
 			withEverything(s)

@@ -35,7 +35,10 @@ type Counters struct {
 	// ResetsHeld were on their way from a VIP to a client whose bucket moves, for a
 	// connection that its handshake has not completed, and were dropped.
 	ResetsHeld Counter
-	Beacons    BeaconCounters
+	// Untracked came to a VIP, and conntrack did not see them: somebody keeps it from
+	// that, and what they belong to breaks when its bucket moves.
+	Untracked Counter
+	Beacons   BeaconCounters
 	// GossipExcess came to gossip's port faster than its source may send, or was a
 	// connection too many, and was dropped.
 	GossipExcess Counter
@@ -138,6 +141,7 @@ func (f *Filter) Counters() (Counters, error) {
 		ForeignMAC:       sums[counterForeignMAC],
 		Unleased:         sums[counterUnleased],
 		ResetsHeld:       sums[counterResetsHeld],
+		Untracked:        sums[counterUntracked],
 		Beacons: BeaconCounters{
 			Unknown: sums[counterBeaconsUnknown],
 			Excess:  sums[counterBeaconsExcess],

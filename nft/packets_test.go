@@ -275,6 +275,7 @@ func TestOwnTrafficToTheVIPStaysLocal(t *testing.T) {
 
 func TestGossipIsNotTracked(t *testing.T) {
 	s := testSpec()
+	s.Services[0].Linger = LingerTCP
 	w := newWire(t, 2)
 	installed(t, w.nodes[0], s)
 	installed(t, w.nodes[1], s)

@@ -44,6 +44,11 @@ type Spec struct {
 	// ARP: the kernel is to be kept from answering ARP for the VIPs, on whatever
 	// interface (see GuardsARP). Other addresses are not touched.
 	ARP bool
+	// Bridge: the interface is a bridge.
+	Bridge bool
+	// Reassembles: the kernel reassembles without conntrack (see Reassembles), which is
+	// left alone then if no flows linger.
+	Reassembles bool
 	// LeaseMark is the mark (SO_MARK) of a beacon that prolongs the lease.
 	LeaseMark uint32
 }

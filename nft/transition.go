@@ -109,9 +109,9 @@ func withTransitions(t table, s Spec) table {
 		return t
 	}
 	tags := set{name: tagSet, typ: nftables.TypeClassID}
-	t.counters = append(t.counters, counterResetsHeld)
+	t.counters = append(t.counters, counterResetsHeld, counterUntracked)
 	t.chains = append(t.chains,
-		chain{"transition", &hook{point: prerouting, priority: transitionPriority}, []rule{{tagged(), tagVerdict(tagSet)}}},
+		chain{"transition", &hook{point: prerouting, priority: transitionPriority}, append(countUntracked(s), rule{tagged(), tagVerdict(tagSet)})},
 		// What a bridge has passed up where br_netfilter is on comes to no prerouting any more.
 		chain{"passed_up", &hook{point: input, priority: transitionPriority}, []rule{{tagged(), tagVerdict(tagSet)}}},
 		chain{"postrouting", &hook{point: postrouting, priority: resetPriority}, []rule{

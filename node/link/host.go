@@ -21,6 +21,7 @@ type device struct {
 	index    int
 	mac      hwAddr
 	ethernet bool
+	kind     kind
 	up       bool   // set up by the operator: IFF_UP
 	carrier  bool   // IFF_LOWER_UP
 	running  bool   // operational, RFC 2863: IFF_RUNNING; not while 802.1X is unfinished
@@ -96,6 +97,9 @@ func readDevice(name string) (device, error) {
 	}
 	if mac := attributes[unix.IFLA_ADDRESS].Value; info.Type == unix.ARPHRD_ETHER && len(mac) == len(d.mac) {
 		d.ethernet, d.mac = true, hwAddr(mac)
+	}
+	if d.kind, err = readKind(attributes[unix.IFLA_LINKINFO].Value); err != nil {
+		return device{}, err
 	}
 	if count := attributes[unix.IFLA_CARRIER_DOWN_COUNT].Value; len(count) == 4 {
 		d.losses = binary.NativeEndian.Uint32(count)

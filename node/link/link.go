@@ -79,9 +79,10 @@ type Link struct {
 	asking  atomic.Pointer[[]netip.Addr] // nil until Ask
 	heard   atomic.Bool
 	claimed atomic.Pointer[claim] // the last of a VIP by another host
-	fresh   atomic.Bool           // Up was called: gratuitous ARP is due
-	deleted atomic.Bool           // the interface was away since the last look
-	kick    chan struct{}         // asks Run for a look now
+	faults  atomic.Pointer[[]string]
+	fresh   atomic.Bool   // Up was called: gratuitous ARP is due
+	deleted atomic.Bool   // the interface was away since the last look
+	kick    chan struct{} // asks Run for a look now
 }
 
 const (
@@ -275,7 +276,7 @@ func checkInterface(config Config, device device) error {
 	case device.mac == config.MAC.addr:
 		return fmt.Errorf("spec.mac: %s is the MAC of %s itself: the cluster MAC must belong to no station", config.MAC, config.Interface)
 	}
-	return nil
+	return checkUnicast(config, device.kind)
 }
 
 // existing lists the host's interfaces for an error.

@@ -141,6 +141,7 @@ func (w *watch) look() {
 		w.heard.Store(false) // who answered before the loss proves nothing now
 	}
 	w.seen.Store(&now)
+	w.findFaults(&now)
 
 	if deleted {
 		w.arp.close()
