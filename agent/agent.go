@@ -175,6 +175,8 @@ func newNonce() uint64 {
 }
 
 func newLoop(cfg Config, log *slog.Logger, remembered memory) *loop {
+	timing := node.DefaultTiming(cfg.Spec.Detect.Time())
+	timing.Gather = cfg.Spec.Detect.Interval
 	core := node.Config{
 		Incarnation: node.Incarnation{Name: cfg.Name, Nonce: newNonce()},
 		Address:     cfg.Address,
@@ -182,7 +184,7 @@ func newLoop(cfg Config, log *slog.Logger, remembered memory) *loop {
 		DropUnhealthy: cfg.Spec.WhenNoneHealthy == DropAll,
 		SpecRevision:  cfg.Spec.Revision, SpecDigest: cfg.Spec.digest(),
 		DrainTimeout: cfg.Spec.DrainTimeout,
-		Timing:       node.DefaultTiming(cfg.Spec.Detect.Time()),
+		Timing:       timing,
 		Silence:      cfg.Spec.Detect.Time(),
 	}
 	for _, s := range cfg.Spec.Services {

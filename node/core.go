@@ -2,7 +2,6 @@ package node
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/peervip/peervip/hashring"
 )
@@ -31,6 +30,7 @@ type Core struct {
 	unfit, wantUnfit   []bool // by service: in force, and as the checks say
 	whyUnfit           []string
 	lastVoluntary      Time // 0: none since this node serves
+	gatherUntil        Time // what has got worse comes into the view then; 0: nothing has
 
 	view      View
 	places    []placement // by service
@@ -269,6 +269,7 @@ func (c *Core) Deadline() Time {
 		soon(c.servingSince + c.cfg.Silence)
 	}
 	soon(c.cutBy)
+	soon(c.gatherUntil)
 	soon(c.tellCutOff)
 	soon(c.commitAfter)
 	soon(c.attachAfter)
@@ -310,37 +311,6 @@ func (c *Core) unfitList() []int {
 		}
 	}
 	return list
-}
-
-// voluntaryDue reports whether a change of weight or fitness waits for its turn.
-func (c *Core) voluntaryDue() bool {
-	return c.weight != c.wantWeight || !slices.Equal(c.unfit, c.wantUnfit)
-}
-
-// applyVoluntary lets changes of weight and fitness into the view, at most one
-// each Timing.Voluntary, so that views come to rest even when many nodes change.
-func (c *Core) applyVoluntary() {
-	if !c.voluntaryDue() {
-		return
-	}
-	if c.phase.Serving() && c.lastVoluntary > 0 && c.now < c.lastVoluntary+c.cfg.Timing.Voluntary {
-		return
-	}
-	for i, unfit := range c.wantUnfit {
-		switch {
-		case unfit && !c.unfit[i]:
-			c.notice(true, "service %s: this node is unfit: %s", c.cfg.Services[i].Name, c.whyUnfit[i])
-		case !unfit && c.unfit[i]:
-			c.notice(false, "service %s: this node is fit", c.cfg.Services[i].Name)
-		}
-	}
-	c.weight = c.wantWeight
-	copy(c.unfit, c.wantUnfit)
-	c.lastVoluntary = 0
-	if c.phase.Serving() {
-		c.lastVoluntary = c.now
-	}
-	c.replan = true
 }
 
 func (c *Core) send(p *peer, m *Message) {

@@ -18,13 +18,20 @@ type desk struct {
 	said map[string]*Statement // of the peers, as they said it last
 }
 
+// promptTiming is that of a node which acts at once on what gets worse.
+func promptTiming() Timing {
+	t := DefaultTiming(200 * ms)
+	t.Gather = 0
+	return t
+}
+
 // newDesk returns a node that has been started on a sound wire and has not heard
 // from anybody yet.
 func newDesk(t *testing.T, configure ...func(*Config)) *desk {
 	cfg := Config{
 		Incarnation: Incarnation{"a", 1}, Weight: 100, Buckets: 16,
 		Services: []Service{{Name: "web"}}, SpecDigest: 1, SpecRevision: 1,
-		Timing: DefaultTiming(200 * ms),
+		Timing: promptTiming(),
 	}
 	for _, f := range configure {
 		f(&cfg)

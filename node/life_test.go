@@ -283,7 +283,7 @@ func TestVoluntaryChangesComeSlowly(t *testing.T) {
 		d.wait(time.Second)
 		views[d.core.view.Digest()] = true
 	}
-	if n := len(views); n < 3 || n > 5 {
+	if n := len(views); n < 3 || n > 8 { // what got better each 5 s, and each time what got worse after it
 		t.Errorf("%d views within 20 s", n)
 	}
 	d.wait(6 * time.Second)

@@ -57,6 +57,7 @@ func (c *Core) wakePlan() {
 			p.refusedAt, c.replan = 0, true
 		}
 	}
+	c.replan = c.replan || over(c.gatherUntil, 0)
 	if over(c.commitAfter, 0) {
 		c.commitAfter, c.replan = 0, true
 	}
@@ -66,12 +67,15 @@ func (c *Core) wakePlan() {
 func (c *Core) look() {
 	var members []Member
 	if c.phase.Serving() {
-		members = append(members, c.self())
+		members = append(members, c.gather(c.self()))
 	}
 	for p := range c.claimers() {
 		if m := p.member(); m.Phase.Serving() {
-			members = append(members, m)
+			members = append(members, c.gather(m))
 		}
+	}
+	if c.now >= c.gatherUntil {
+		c.gatherUntil = 0
 	}
 	v := NewView(members, c.soles()...)
 	if c.places != nil && v.Digest() == c.view.Digest() {

@@ -382,7 +382,7 @@ func (w *world) start(n *simNode) {
 // periods are those of the product, but that nobody waits for a restart for so long.
 func (w *world) periods() Timing {
 	t := DefaultTiming(w.timing.D)
-	t.Restart = 6 * time.Second
+	t.Restart, t.Gather = 6*time.Second, w.timing.Interval
 	return t
 }
 

@@ -16,7 +16,7 @@ import (
 func TestNewNodeCanBeAskedAnything(t *testing.T) {
 	c := New(Config{
 		Incarnation: Incarnation{"a", 1}, Weight: 100, Buckets: 16,
-		Services: []Service{{Name: "web", Checked: true}, {Name: "other"}}, Timing: DefaultTiming(200 * ms),
+		Services: []Service{{Name: "web", Checked: true}, {Name: "other"}}, Timing: promptTiming(),
 	})
 	s := c.Snapshot()
 	if s.Phase != Joining || s.Agreed || s.Attached || len(s.Nodes) != 1 || len(s.Services) != 2 || s.Services[0].Unclaimed != 16 {

@@ -325,8 +325,12 @@ type Timing struct {
 	// node may start alone: longer than a switch port listens and learns (IEEE
 	// 802.1D: 2 x 15 s).
 	Carrier Time
-	// Voluntary: the least time between two changes of weight or fitness.
+	// Voluntary: the least time before a change of weight or fitness for the better, since
+	// the last change. What gets worse does not wait.
 	Voluntary Time
+	// Gather: what gets worse at several nodes within this time comes into the view at
+	// once. One interval of beacons, which tell of it.
+	Gather Time
 	// Look: the least time between two looks whether lingering flows still live; up
 	// to 16 times as long while none ends.
 	Look Time
@@ -349,6 +353,7 @@ func DefaultTiming(detection Time) Timing {
 		Alone:     5 * second,
 		Carrier:   35 * second,
 		Voluntary: 5 * second,
+		Gather:    detection / 10,
 		Look:      second / 4,
 		Mourn:     max(second, 2*detection),
 		Restart:   30 * second,
