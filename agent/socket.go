@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,7 +31,7 @@ func listen(path string) (*socket, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("control.socket: making its directory: %w", err)
 	}
-	unlock, err := lockDirectory(dir)
+	unlock, err := lockSocket(path, lockTries)
 	if err != nil {
 		return nil, fmt.Errorf("control.socket: %w", err)
 	}
@@ -88,9 +90,9 @@ func (s *socket) Close() error {
 	if err != nil {
 		err = fmt.Errorf("closing the control socket: %w", err)
 	}
-	unlock, errLock := lockDirectory(filepath.Dir(s.path))
+	unlock, errLock := lockSocket(s.path, 1)
 	if errLock != nil {
-		return errors.Join(err, fmt.Errorf("removing the control socket: %w", errLock))
+		return err // whoever holds it replaces a socket that nobody listens at
 	}
 	defer unlock()
 	file, errLook := os.Lstat(s.path)
@@ -103,21 +105,78 @@ func (s *socket) Close() error {
 	return err
 }
 
-// lockDirectory keeps two agents from replacing each other's sockets in one
-// directory: between finding a socket stale and removing it, a new one may come.
-func lockDirectory(dir string) (unlock func(), err error) {
-	d, err := os.Open(dir)
+const (
+	// lockTries and lockEvery bound the wait for another agent that is just starting or
+	// ending at the same socket, which takes it milliseconds.
+	lockTries = 40
+	lockEvery = 25 * time.Millisecond
+)
+
+// lockSocket keeps two agents from replacing each other's sockets: between finding one
+// stale and removing it, a new one may come. It locks a file of its own that nobody else
+// can open: a directory can be locked by whoever may read it. The file goes with the lock.
+func lockSocket(socket string, tries int) (unlock func(), err error) {
+	path := socket + ".lock"
+	for try := 1; ; try++ {
+		unlock, err = tryLock(path)
+		if !errors.Is(err, unix.EWOULDBLOCK) || try >= tries {
+			break
+		}
+		time.Sleep(lockEvery)
+	}
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, fmt.Errorf("%s is locked by %s: end that first", path, lockHolder(path))
+	}
+	return unlock, err
+}
+
+// tryLock locks the file, which it makes; EWOULDBLOCK: somebody else has.
+func tryLock(path string) (unlock func(), err error) {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("opening its directory: %w", err)
+		return nil, fmt.Errorf("opening its lock: %w", err)
 	}
-	for {
-		err := unix.Flock(int(d.Fd()), unix.LOCK_EX)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("locking the directory %s: %w", dir, err), d.Close())
-		}
-		return func() { d.Close() }, nil // closing unlocks
+	var opened unix.Stat_t
+	err = unix.Fstat(int(file.Fd()), &opened)
+	if err == nil && opened.Uid != uint32(os.Geteuid()) {
+		err = fmt.Errorf("it belongs to user %d: remove it, or choose another path", opened.Uid)
 	}
+	if err == nil {
+		err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err == nil {
+		// It may have been removed by who had the lock before.
+		var there unix.Stat_t
+		if errThere := unix.Lstat(path, &there); errThere != nil || there.Ino != opened.Ino || there.Dev != opened.Dev {
+			err = unix.EWOULDBLOCK
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("locking %s: %w", path, err), file.Close())
+	}
+	return func() {
+		_ = os.Remove(path) // one that stays does no harm
+		file.Close()        // unlocks
+	}, nil
+}
+
+// lockHolder names the process that holds a lock of the file, for an error.
+func lockHolder(path string) string {
+	var file unix.Stat_t
+	locks, err := os.ReadFile("/proc/locks")
+	if err == nil {
+		err = unix.Stat(path, &file)
+	}
+	if err != nil {
+		return "another process"
+	}
+	// "1: FLOCK  ADVISORY  WRITE 4711 08:01:123456 0 EOF"
+	id := fmt.Sprintf("%02x:%02x:%d", unix.Major(file.Dev), unix.Minor(file.Dev), file.Ino)
+	for line := range strings.Lines(string(locks)) {
+		if f := strings.Fields(line); len(f) > 5 && f[1] == "FLOCK" && f[5] == id {
+			command, _ := os.ReadFile("/proc/" + f[4] + "/comm")
+			return fmt.Sprintf("process %s (%s)", f[4], strings.TrimSpace(string(command)))
+		}
+	}
+	return "another process"
 }
