@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/http"
 	"time"
 
 	"github.com/peervip/peervip/hashring"
@@ -29,9 +30,20 @@ type Options struct {
 	Ready func()
 	// Status is told, in a line for who looks at the service, what the node does.
 	Status func(line string)
+	// Reload asks for what `peervip reload` does. Load reads the configuration again,
+	// SetLogLevel changes the log's level, and Reloading is called as a reload begins; it
+	// returns what is called when it is over. nil: none of it.
+	Reload      <-chan struct{}
+	Load        func() (Loaded, error)
+	SetLogLevel func(slog.Level)
+	Reloading   func() (over func())
+	// LogErr is why the log is lost; nil: it is written.
+	LogErr func() error
 	// Untuned is why the process may not be on time, see Tune.
 	Untuned error
 	Log     *slog.Logger
+
+	wrap func(http.Handler) http.Handler // adds to what is answered at the control socket
 }
 
 // Run is the agent: it puts the VIPs on this host, waits for its interface, joins the
@@ -80,15 +92,17 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	control := newControl(socket)
 	cleanup.add(control.Close)
 	waiting := newAwait(cfg, opts, mac)
-	control.serve(waiting.handler())
+	r := &runner{
+		cfg: cfg, opts: opts, mac: mac, layout: layout, wire: wire, control: control, waiting: waiting,
+		keep: wire.LeftUp(), attached: wire.LeftUp(), services: cfg.Spec.Services, logLevel: cfg.LogLevel,
+	}
+	control.serve(r.withReload(waiting.handler()))
+	cleanup.add(r.listenForReloads(ctx))
 	filter, err := guarded(onHost(filterSpec(cfg, layout, mac.HardwareAddr()), wire))
 	if err != nil {
 		return err
 	}
-	r := &runner{
-		cfg: cfg, opts: opts, mac: mac, layout: layout, wire: wire, filter: filter, control: control, waiting: waiting,
-		keep: wire.LeftUp(), attached: wire.LeftUp(),
-	}
+	r.filter = filter
 	cleanup.add(func() error {
 		takeDown, closeFilter := wire.Down, filter.Close
 		if r.keep && ctx.Err() == nil {

@@ -66,6 +66,13 @@ func (c *Client) Join(ctx context.Context, seeds []string) (r Reply, err error) 
 	return r, err
 }
 
+// Reload has the agent take what it can of its configuration as it is written now. The
+// error is an *EditError if that configuration cannot be used.
+func (c *Client) Reload(ctx context.Context) (r Reloaded, err error) {
+	err = c.do(ctx, http.MethodPost, "/v1/reload", nil, &r)
+	return r, err
+}
+
 // Leave asks the agent to hand everything over and end. It does not wait for that.
 func (c *Client) Leave(ctx context.Context, q LeaveRequest) (r Reply, err error) {
 	err = c.do(ctx, http.MethodPost, "/v1/leave", q, &r)
@@ -96,6 +103,8 @@ func (c *Client) do(ctx context.Context, method, path string, body, into any) er
 			return fmt.Errorf("the agent at %s answered %d %s: is it of another version?", c.socket, status, http.StatusText(status))
 		case status == http.StatusServiceUnavailable:
 			return unavailableError(refusal.Error)
+		case status == http.StatusUnprocessableEntity:
+			return &EditError{errors.New(refusal.Error)}
 		}
 		return errors.New(refusal.Error)
 	}

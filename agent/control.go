@@ -19,8 +19,10 @@ import (
 //	POST /v1/join    JoinRequest     Reply
 //	POST /v1/leave   LeaveRequest    Reply
 //	POST /v1/serve   ServeRequest    Reply
+//	POST /v1/reload                  Reloaded
 //
-// A refusal has status 409, a malformed request 400, an agent that is ending 503,
+// A refusal has status 409, a malformed request 400, an agent that is ending 503, a
+// configuration that cannot be used 422,
 // all with a Reply whose Error is a line for the operator.
 
 // WishRequest is what an operator wants of a node.

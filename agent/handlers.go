@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/peervip/peervip/nft"
 	"github.com/peervip/peervip/node"
+	"github.com/peervip/peervip/node/health"
 )
 
 // handler answers at the control socket.
@@ -28,6 +30,7 @@ func (a *agent) handler() http.Handler {
 func (a *agent) serveStatus(w http.ResponseWriter, r *http.Request) {
 	m, errCounters := a.measure(r.Context())
 	var s Status
+	var monitors []*health.Monitor
 	err := a.loop.ask(r.Context(), func() {
 		snapshot := a.loop.core.Snapshot()
 		s = a.cfg.statusOf(snapshot)
@@ -35,6 +38,7 @@ func (a *agent) serveStatus(w http.ResponseWriter, r *http.Request) {
 		problems, alert := a.loop.problems(snapshot, m).texts()
 		s.Problems, s.Alert = append(s.Problems, problems...), alert
 		s.Conntrack = a.loop.news.conntrack.status()
+		monitors = slices.Clone(a.checks.monitors)
 	})
 	if err != nil {
 		unavailable(w, err)
@@ -45,7 +49,7 @@ func (a *agent) serveStatus(w http.ResponseWriter, r *http.Request) {
 	}
 	s.Version, s.Boot, s.MAC = a.opts.Version, fmt.Sprintf("%016x", a.loop.nonce), a.mac.String()
 	s.Uptime = time.Since(a.started).Seconds()
-	for i, monitor := range a.monitors {
+	for i, monitor := range monitors {
 		if monitor == nil {
 			continue
 		}

@@ -84,6 +84,7 @@ type measures struct {
 	faults   []string      // of the host's settings
 	outlook  outlook
 	table    *nft.Conntrack // nil: the kernel did not say
+	logErr   error          // the log is lost
 }
 
 // measured are those that cost next to nothing.
@@ -91,6 +92,9 @@ func (a *agent) measured() measures {
 	m := measures{knocks: a.cluster.Stats().OtherKey, conflict: a.wire.Conflict(claimLasts), faults: a.wire.Faults(), outlook: a.loop.beacons.outlook()}
 	if table, err := a.conntrack(); err == nil {
 		m.table = &table
+	}
+	if a.opts.LogErr != nil {
+		m.logErr = a.opts.LogErr()
 	}
 	return m
 }
@@ -146,6 +150,9 @@ func (l *loop) problems(s node.Snapshot, m measures) *problemList {
 		list.addLogged("a restart would forget whether this node is drained: %v; tried again every %v", err, l.saver.again)
 	}
 	l.hostProblems(m, &list)
+	if m.logErr != nil {
+		add("the log of this agent is lost: %v; restart the agent where somebody reads its log", m.logErr)
+	}
 	l.beaconProblems(s.Attached, m.outlook, &list)
 	if m.table != nil {
 		n.conntrack.see(*m.table, now)

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/peervip/peervip/gossip"
@@ -31,6 +33,11 @@ type runner struct {
 
 	attached bool // an earlier life, of this process or before, has flows here
 	keep     bool // at the end: they are kept for the next start
+
+	alive     atomic.Pointer[agent] // nil between lives
+	reloading sync.Mutex            // guards what a reload changes:
+	services  []Service             // those of the configuration, with their checks as they are now
+	logLevel  slog.Level
 }
 
 // run lives until a life ends for good.
@@ -69,7 +76,7 @@ func (r *runner) run(ctx context.Context) error {
 		default:
 			return err
 		}
-		r.control.serve(r.waiting.handler())
+		r.control.serve(r.withReload(r.waiting.handler()))
 	}
 }
 
@@ -94,6 +101,10 @@ func (r *runner) live(ctx context.Context) (began bool, err error) {
 	defer func() { err = errors.Join(err, cleanup.run()) }()
 	cfg, opts, wire := r.cfg, r.opts, r.wire
 	cfg.Address = wire.Address()
+	var starting sync.Once
+	r.reloading.Lock()
+	defer starting.Do(r.reloading.Unlock)
+	cfg.Spec.Services = r.services
 	monitors, err := newMonitors(cfg.Spec.Services, opts.Log)
 	if err != nil {
 		return false, err
@@ -147,7 +158,7 @@ func (r *runner) live(ctx context.Context) (began bool, err error) {
 	}
 	cleanup.add(cluster.Close)
 	l.send, l.known, l.rejoin = cluster.Send, cluster.Known, cluster.Rejoin
-	opts.Ready = r.tellReady
+	opts.Ready, opts.wrap = r.tellReady, r.withReload
 	a := &agent{
 		cfg: cfg, opts: opts, loop: l, wire: wire, asker: wire, cluster: cluster, monitors: monitors, control: r.control,
 		// Flows of an earlier life do not wait for the better part of a second.
@@ -161,6 +172,9 @@ func (r *runner) live(ctx context.Context) (began bool, err error) {
 	a.flows = func() iter.Seq2[nft.Flow, error] { return nft.Flows(cfg.Spec.VIPs) }
 	a.lingers = spec.Lingers
 	r.keep = false
+	r.alive.Store(a)
+	defer r.alive.Store(nil)
+	starting.Do(r.reloading.Unlock) // what is reloaded from now on, it takes
 	err = a.run(ctx)
 	r.attached = r.attached || l.beacons.attached
 	r.keep = r.attached && (err == nil && l.keepFlows || errors.Is(err, errMoved))

@@ -59,7 +59,8 @@ type agent struct {
 	loop     *loop
 	wire     wire
 	cluster  cluster
-	monitors []*health.Monitor // by service; nil where nothing is checked
+	monitors []*health.Monitor // to begin with, by service; nil where nothing is checked
+	checks   checks
 	control  *control
 	asker    asker
 	attach   func(context.Context) error // brings the VIPs up; one call at a time
@@ -113,6 +114,7 @@ func (a *agent) run(ctx context.Context) error {
 			return nil // the core has the error, and goes on without
 		})
 	}
+	a.startChecks(ctx, group.Go)
 	group.Go(func() error { return a.runLoop(ctx) })
 	group.Go(func() error { return l.kernel.run(ctx) })
 	l.beacons.run(ctx, group.Go)
@@ -125,16 +127,6 @@ func (a *agent) run(ctx context.Context) error {
 		})
 	})
 	group.Go(func() error { return a.observe(ctx) })
-	for i, m := range a.monitors {
-		if m == nil {
-			continue
-		}
-		group.Go(func() error {
-			return m.Run(ctx, func(fit bool, reason string) {
-				l.post(node.HealthChanged{Service: i, Fit: fit, Reason: reason})
-			})
-		})
-	}
 	group.Go(func() error {
 		leave, restart := a.opts.Leave, a.opts.Restart
 		for {
@@ -150,7 +142,11 @@ func (a *agent) run(ctx context.Context) error {
 			}
 		}
 	})
-	a.control.serve(a.handler())
+	handler := a.handler()
+	if a.opts.wrap != nil {
+		handler = a.opts.wrap(handler)
+	}
+	a.control.serve(handler)
 	group.Go(func() error { return a.control.watch(ctx) })
 	if a.opts.Ready != nil {
 		a.opts.Ready()

@@ -2,10 +2,11 @@ package main
 
 import (
 	"context"
-	"log/slog"
+	"fmt"
 	"os"
-	"os/signal"
 	"runtime/debug"
+	"strings"
+	"sync/atomic"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
@@ -16,114 +17,118 @@ import (
 
 // newAgentCommand is `peervip agent`: run this node.
 func newAgentCommand() *cobra.Command {
+	var check bool
 	cmd := &cobra.Command{
 		Use:   "agent",
 		Short: "Run this node: join the cluster and serve a share of the address",
-		Long: `Runs in the foreground and logs to standard error. SIGTERM or SIGINT hands all
-buckets over to the other nodes and ends; a second one ends at once. Either way
-the host is left as it was found. SIGUSR2 does what ` + "`peervip leave --keep-flows`" + `
-does: open connections wait for the next start.`,
+		Long: `Runs in the foreground and logs to standard error. The configuration is that of
+--config, else of $PEERVIP_CONFIG, else ` + defaultConfig + `, where that
+exists; PEERVIP_* variables and flags win over it.
+
+SIGTERM or SIGINT hands all buckets over to the other nodes and ends; a second
+one ends at once. Either way the host is left as it was found. SIGUSR2 does what
+` + "`peervip leave --keep-flows`" + ` does: open connections wait for the next start.
+SIGHUP does what ` + "`peervip reload`" + ` does.
+
+Exit code 0: the node has left. 78: only an edit, of the configuration or of
+this host, can cure what is said. 1: all else. 2: the command line is wrong.`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, warnings, err := loadConfig(cmd)
+			source, err := readConfig(cmd)
 			if err != nil {
 				return err
 			}
-			log := newLogger(cfg)
-			for _, w := range warnings {
+			if check {
+				return checkConfig(cmd, source)
+			}
+			log := newAgentLog(source.config, os.Stderr, logsToJournal())
+			for _, w := range source.warnings {
 				log.Warn(w)
 			}
-			return runAgent(cmd.Context(), cfg, log)
+			return runAgent(cmd.Context(), source, log)
 		},
 	}
 	addConfigFlags(cmd)
+	cmd.Flags().BoolVar(&check, "check-config", false, "say whether an agent with this configuration could run here, and end")
 	return cmd
 }
 
-func newLogger(cfg agent.Config) *slog.Logger {
-	options := &slog.HandlerOptions{Level: cfg.LogLevel}
-	if cfg.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(os.Stderr, options))
+// logsToJournal says whether standard error is the journal.
+func logsToJournal() bool { return toJournal(os.Stderr, os.Getenv("JOURNAL_STREAM")) }
+
+// checkConfig is `peervip agent --check-config`.
+func checkConfig(cmd *cobra.Command, source *configSource) error {
+	warnings, err := agent.Check(source.config)
+	for _, w := range append(source.warnings, warnings...) {
+		fmt.Fprintln(cmd.ErrOrStderr(), "peervip: warning: "+w)
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, options))
+	if err != nil {
+		return err
+	}
+	from := "the configuration"
+	if source.file != "" {
+		from = source.file
+	}
+	fmt.Fprintln(cmd.OutOrStdout(), from+" is good: an agent can run with it here")
+	return nil
 }
 
-func runAgent(ctx context.Context, cfg agent.Config, log *slog.Logger) error {
-	signals := make(chan os.Signal, 3)
-	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, restartSignal)
-	defer signal.Stop(signals)
+func runAgent(ctx context.Context, source *configSource, log *agentLog) error {
+	signals := newSignals()
+	defer signals.stop()
 	info, _ := debug.ReadBuildInfo()
 	untuned := agent.Tune()
 	if untuned != nil {
 		log.Debug("beacons may be late when this machine is busy", "error", untuned)
 	}
-	return untilSignalled(ctx, log, signals, func(ctx context.Context, leave, restart <-chan struct{}) error {
-		return agent.Run(ctx, cfg, agent.Options{
-			Version: shortVersion(version, info), Leave: leave, Restart: restart, Log: log, Untuned: untuned,
-			Ready: func() { tellSystemd(log, daemon.SdNotifyReady) },
+	manager := &serviceManager{log: log}
+	return signals.until(ctx, log.Logger, manager, func(ctx context.Context, leave, restart, reload <-chan struct{}) error {
+		return agent.Run(ctx, source.config, agent.Options{
+			Version: shortVersion(version, info), Leave: leave, Restart: restart, Log: log.Logger, Untuned: untuned, LogErr: log.err,
+			Ready: manager.ready, Status: manager.status,
+			Reload: reload, Reloading: manager.reloading, Load: source.reload, SetLogLevel: log.level.Set,
 		})
 	})
 }
 
-// restartSignal asks for a leave that keeps the open connections for the next start;
-// systemd sends it where the unit says so (RestartKillSignal=).
-const restartSignal = unix.SIGUSR2
-
-// untilSignalled runs the agent: the first signal asks it to leave, the second
-// does not wait for that, and a third would not be caught any more. restartSignal
-// asks for a restart, and does not count.
-func untilSignalled(ctx context.Context, log *slog.Logger, signals chan os.Signal, run func(ctx context.Context, leave, restart <-chan struct{}) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	leave, restart := make(chan struct{}), make(chan struct{})
-	ended, watched := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(watched)
-		leaving, restarting := false, false
-		for {
-			var s os.Signal
-			select {
-			case s = <-signals:
-			case <-ended:
-				return
-			}
-			switch {
-			case s == restartSignal && restarting:
-			case s == restartSignal:
-				restarting = true
-				log.Info("handing over; open connections wait for the next start", "signal", s)
-				tellSystemd(log, daemon.SdNotifyStopping)
-				close(restart)
-			case !leaving:
-				leaving = true
-				log.Info("handing over and leaving; a second signal ends at once", "signal", s)
-				tellSystemd(log, daemon.SdNotifyStopping)
-				close(leave)
-			default:
-				log.Warn("ending at once, nothing is handed over any more", "signal", s)
-				signal.Stop(signals)
-				cancel()
-				return
-			}
-		}
-	}()
-	err := run(ctx, leave, restart)
-	close(ended)
-	<-watched
-	if err != nil {
-		return err
-	}
-	if ctx.Err() != nil {
-		log.Warn("this node has ended without handing over")
-	} else {
-		log.Info("this node has left")
-	}
-	return nil
+// serviceManager is told how the agent fares (sd_notify(3)). It does nothing where
+// none listens.
+type serviceManager struct {
+	log       *agentLog
+	isReady   atomic.Bool
+	hasFailed atomic.Bool // it was not told something, which is a line of log
 }
 
-// tellSystemd does nothing where no service manager listens.
-func tellSystemd(log *slog.Logger, state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		log.Warn("the service manager was not told", "state", state, "error", err)
+func (m *serviceManager) tell(state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil && !m.hasFailed.Swap(true) {
+		m.log.Warn("the service manager was not told", "state", state, "error", err)
+	}
+}
+
+func (m *serviceManager) ready() {
+	m.isReady.Store(true)
+	m.tell(daemon.SdNotifyReady)
+}
+
+func (m *serviceManager) status(line string) {
+	m.tell("STATUS=" + strings.ReplaceAll(line, "\n", "; "))
+}
+
+func (m *serviceManager) stopping() {
+	m.isReady.Store(false)
+	m.tell(daemon.SdNotifyStopping)
+}
+
+// reloading tells that a reload begins, and returns what tells that it is over.
+func (m *serviceManager) reloading() (over func()) {
+	var now unix.Timespec
+	if !m.isReady.Load() || unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) != nil {
+		return func() {}
+	}
+	m.tell(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", now.Nano()/1000))
+	return func() {
+		if m.isReady.Load() {
+			m.tell(daemon.SdNotifyReady)
+		}
 	}
 }

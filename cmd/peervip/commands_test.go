@@ -185,7 +185,7 @@ func TestExitCodes(t *testing.T) {
 			t.Errorf("%v: standard output %q", test.args, stdout)
 		}
 	}
-	if code := exitCode(&configError{[]string{"x"}}); code != 1 {
+	if code := exitCode(&configError{[]string{"x"}}); code != exitConfig {
 		t.Errorf("a bad configuration: exit code %d", code)
 	}
 	var out bytes.Buffer

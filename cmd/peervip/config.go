@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"reflect"
 	"slices"
@@ -16,6 +18,10 @@ import (
 
 // configEnv names the configuration file where the flag does not.
 const configEnv = "PEERVIP_CONFIG"
+
+// defaultConfig is the configuration file where nothing names another one; it need not
+// exist.
+const defaultConfig = "/etc/peervip/peervip.yaml"
 
 // configFlags are the flags of the common settings, with the keys they set.
 var configFlags = []struct{ flag, key string }{
@@ -33,7 +39,7 @@ var configFlags = []struct{ flag, key string }{
 // not among them: commands that talk to an agent have it too (addSocketFlag).
 func addConfigFlags(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.String("config", "", "configuration `file` (YAML); flags and PEERVIP_* variables win over it")
+	flags.String("config", "", "configuration `file` (YAML), "+defaultConfig+" where that exists; flags and PEERVIP_* variables win over it")
 	flags.String("name", "", "`name` of this node (default: the host name)")
 	flags.String("interface", "", "network `interface` that carries the VIPs")
 	flags.StringSlice("vip", nil, "virtual IP `address`, the same on every node; several: repeat it, or use commas")
@@ -63,26 +69,13 @@ type configError struct{ lines []string }
 
 func (e *configError) Error() string { return strings.Join(e.lines, "\n") }
 
-// loadConfig reads the configuration: defaults, the file, PEERVIP_* variables and
-// flags, of which the later wins key by key (a list is replaced, not extended).
-// The warnings are lines for the operator about what does not stop the agent.
+// loadConfig is readConfig, for who wants the values alone.
 func loadConfig(cmd *cobra.Command) (config agent.Config, warnings []string, err error) {
-	loader := &loader{viper: viper.New(), cmd: cmd}
-	raw, faults, err := loader.load()
+	source, err := readConfig(cmd)
 	if err != nil {
 		return agent.Config{}, nil, err
 	}
-	if len(faults) == 0 {
-		tick, err := agent.KernelTick()
-		if err != nil {
-			return agent.Config{}, nil, err
-		}
-		config, faults = parseConfig(raw, os.Hostname, tick)
-	}
-	if len(faults) > 0 {
-		return agent.Config{}, nil, loader.explain(faults)
-	}
-	return config, unknownVariables(os.Environ()), nil
+	return source.config, source.warnings, nil
 }
 
 // loader holds the sources of the configuration.
@@ -91,6 +84,8 @@ type loader struct {
 	cmd   *cobra.Command
 	file  string
 }
+
+func newLoader(cmd *cobra.Command) *loader { return &loader{viper: viper.New(), cmd: cmd} }
 
 // load merges the sources. The faults are about keys and types; values are not
 // looked at yet.
@@ -148,6 +143,11 @@ func (l *loader) readFile() (map[string]any, error) {
 	l.file = os.Getenv(configEnv)
 	if flag := l.cmd.Flags().Lookup("config"); flag != nil && flag.Changed {
 		l.file = flag.Value.String()
+	}
+	if l.file == "" {
+		if _, err := os.Stat(defaultConfig); !errors.Is(err, fs.ErrNotExist) {
+			l.file = defaultConfig
+		}
 	}
 	tree := make(map[string]any)
 	if l.file == "" {

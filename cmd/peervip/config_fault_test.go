@@ -146,7 +146,7 @@ spec.services[0].health[1].target: required for type http: want an address like 
 			if diff := cmp.Diff(test.want, strings.ReplaceAll(err.Error(), " ("+file+")", "")); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
-			if code := exitCode(err); code != 1 {
+			if code := exitCode(err); code != exitConfig {
 				t.Errorf("exit code %d, want 1", code)
 			}
 		})

@@ -7,12 +7,25 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/peervip/peervip/agent"
 )
 
 const (
 	exitFailure = 1 // something went wrong
 	exitUsage   = 2 // the command line is wrong
+	// exitConfig, EX_CONFIG of sysexits.h: only an edit can cure it. The unit has systemd
+	// not start the agent again after it.
+	exitConfig = 78
 )
+
+// codeError is an error with an exit code of its own.
+type codeError struct {
+	error
+	code int
+}
+
+func (e *codeError) Unwrap() error { return e.error }
 
 // usageError is a command line that cannot be understood.
 type usageError struct{ err error }
@@ -40,15 +53,23 @@ func exitCode(err error) int {
 	if err == nil {
 		return 0
 	}
+	if coded, ok := errors.AsType[*codeError](err); ok {
+		return coded.code
+	}
 	if _, ok := errors.AsType[*usageError](err); ok {
 		return exitUsage
+	}
+	if errors.As(err, new(*configError)) || errors.As(err, new(*agent.EditError)) {
+		return exitConfig
 	}
 	return exitFailure
 }
 
 // printError writes the error, each of its lines under the program's name.
-func printError(w io.Writer, err error) {
+func printError(w io.Writer, err error) { printErrorAs(w, "peervip: ", err) }
+
+func printErrorAs(w io.Writer, prefix string, err error) {
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		fmt.Fprintln(w, "peervip: "+line)
+		fmt.Fprintln(w, prefix+line)
 	}
 }

@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,27 +18,62 @@ const watchPeriod = time.Second
 
 // newStatusCommand is `peervip status`.
 func newStatusCommand() *cobra.Command {
-	var watch bool
+	var watch, check bool
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show this node and all others: who serves what, and what is wrong",
-		Args:  usageArgs(cobra.NoArgs),
+		Long: `Shows this node and all others, as this one sees them. With --check the exit code
+says how it is, for scripts and monitoring: 0 well (draining and drained nodes
+are), 1 problems, 2 not well or not serving, 3 no answer or a usage error.
+Without it the exit code is 0 whenever the agent answers.`,
+		Args: usageArgs(cobra.NoArgs),
 	}
 	o := addOutputFlag(cmd)
 	cmd.Flags().BoolVar(&watch, "watch", false, "show it again each second, until Ctrl-C")
+	cmd.Flags().BoolVar(&check, "check", false, "exit with 0, 1, 2 or 3: how it is")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		client := newClient(cmd)
+		if watch && check {
+			return &usageError{errors.New("--watch and --check exclude each other (see peervip status --help)")}
+		}
 		if watch {
 			w := watcher{client: client, output: *o, out: cmd.OutOrStdout(), errors: cmd.ErrOrStderr(), period: watchPeriod}
 			return w.run(cmd.Context())
 		}
 		s, err := client.Status(cmd.Context())
-		if err != nil {
-			return err
+		if err != nil && check {
+			return &codeError{err, checkFailed}
 		}
-		return printStatus(cmd.OutOrStdout(), *o, s)
+		if err == nil {
+			err = printStatus(cmd.OutOrStdout(), *o, s)
+		}
+		if err == nil && check {
+			err = checked(s)
+		}
+		return err
 	}
 	return cmd
+}
+
+// The exit codes of --check, those of monitoring plugins.
+const (
+	checkProblems = 1
+	checkNotWell  = 2
+	checkFailed   = 3
+)
+
+// errNotWell is all that --check has to say by its exit code: the status is printed.
+var errNotWell = errors.New("not all is well")
+
+// checked is nil if all is well.
+func checked(s agent.Status) error {
+	switch text := verdict(s); {
+	case strings.HasPrefix(text, "NOT "):
+		return &codeError{errNotWell, checkNotWell}
+	case len(s.Problems) > 0:
+		return &codeError{errNotWell, checkProblems}
+	}
+	return nil
 }
 
 // watcher shows the status again and again: the table in place, JSON one after

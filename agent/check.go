@@ -1,0 +1,45 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/peervip/peervip/hashring"
+	"github.com/peervip/peervip/nft"
+	"github.com/peervip/peervip/node/link"
+)
+
+// Check asks this host and its kernel whether an agent with that configuration could
+// run, and changes nothing. The error is what only an edit can cure; the warnings are
+// what the agent would wait for.
+func Check(cfg Config) (warnings []string, err error) {
+	quiet := slog.New(slog.DiscardHandler)
+	mac, err := link.ParseClusterMAC(cfg.Spec.MAC, cfg.Spec.VIPs)
+	if err != nil {
+		return nil, editable(err)
+	}
+	wire, err := link.Open(link.Config{Interface: cfg.Interface, Address: cfg.Address, VIPs: cfg.Spec.VIPs, MAC: mac})
+	if err != nil {
+		return nil, editable(err)
+	}
+	if err := wire.Settle(); errors.As(err, new(*link.AbsentError)) {
+		warnings = append(warnings, fmt.Sprintf("%v; the agent would wait for it", err))
+	} else if err != nil {
+		return nil, editable(err)
+	}
+	if err := nft.Probe(); err != nil {
+		return nil, editable(err)
+	}
+	layout, err := hashring.NewLayout(cfg.Cluster, cfg.Spec.Seed, cfg.Spec.Buckets)
+	if err == nil {
+		_, err = nft.Compile(filterSpec(cfg, layout, mac.HardwareAddr()))
+	}
+	if err == nil {
+		_, err = newMonitors(cfg.Spec.Services, quiet)
+	}
+	if err == nil {
+		_, err = loadMemory(cfg.StateDir)
+	}
+	return warnings, editable(err)
+}
