@@ -169,7 +169,7 @@ func (r *runner) live(ctx context.Context) (began bool, err error) {
 	a.pick = func(protocols []uint8, slots hashring.Set, most int) (map[int][]nft.Flow, int, error) {
 		return nft.ListFlows(spec, protocols, slots, most)
 	}
-	a.flows = func() iter.Seq2[nft.Flow, error] { return nft.Flows(cfg.Spec.VIPs) }
+	a.flows = func() iter.Seq2[nft.Flow, error] { return nft.LiveFlows(cfg.Spec.VIPs) }
 	a.lingers = spec.Lingers
 	r.keep = false
 	r.alive.Store(a)

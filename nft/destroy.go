@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -102,6 +103,7 @@ const (
 	diagIDSize      = 48             // inet_diag_sockid: ports, addresses, interface, cookie
 	diagMessageSize = 4 + diagIDSize + 20
 
+	diagInfo            = 2 // INET_DIAG_INFO: a tcp_info
 	diagRequestBytecode = 1 // INET_DIAG_REQ_BYTECODE
 	diagSourceIs        = 7 // INET_DIAG_BC_S_COND
 )
@@ -121,6 +123,7 @@ type connection struct {
 	family, state uint8
 	id            [diagIDSize]byte // with the cookie: exactly this socket, not one that is like it
 	client, vip   netip.AddrPort
+	unanswered    time.Duration // see the function
 }
 
 // flow is how conntrack knows the connection, if it does.
@@ -132,14 +135,21 @@ func (c connection) flow() Flow {
 // until yield wants no more. The kernel picks them.
 func (s *netlinkSocket) connections(family uint8, local netip.Addr, yield func(connection) bool) error {
 	request := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
-	header := make([]byte, diagRequestSize)
-	header[0], header[1] = family, unix.IPPROTO_TCP
-	binary.NativeEndian.PutUint32(header[4:], openStates)
+	header := connectionRequest(family, openStates, [diagIDSize]byte{})
 	request.AddRawData(append(header, nl.NewRtAttr(diagRequestBytecode, sourceIs(local)).Serialize()...))
 	return s.ask(request, func(msg []byte) (bool, error) {
 		c, err := parseConnection(msg)
 		return err == nil && yield(c), err
 	})
+}
+
+// connectionRequest is an inet_diag_req_v2 for TCP sockets, with what the kernel knows of
+// each.
+func connectionRequest(family uint8, states uint32, id [diagIDSize]byte) []byte {
+	header := make([]byte, 8, diagRequestSize)
+	header[0], header[1], header[2] = family, unix.IPPROTO_TCP, 1<<(diagInfo-1)
+	binary.NativeEndian.PutUint32(header[4:], states)
+	return append(header, id[:]...)
 }
 
 // sourceIs is filter code: a socket passes if its local address is this one. An
@@ -167,7 +177,13 @@ func parseConnection(msg []byte) (connection, error) {
 	remote, _ := netip.AddrFromSlice(c.id[20 : 20+size])
 	c.vip = netip.AddrPortFrom(local.Unmap(), binary.BigEndian.Uint16(c.id[0:]))
 	c.client = netip.AddrPortFrom(remote.Unmap(), binary.BigEndian.Uint16(c.id[2:]))
-	return c, nil
+	more := attributes{rest: msg[diagMessageSize:]}
+	for more.next() {
+		if more.kind == diagInfo {
+			c.unanswered = unanswered(more.value)
+		}
+	}
+	return c, more.err()
 }
 
 // destroy closes the connection; it may be gone already.

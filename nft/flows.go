@@ -22,6 +22,9 @@ type Flow struct {
 	// Established says that a TCP connection is open on both sides. Other
 	// protocols have no such thing.
 	Established bool
+	// Local says that a TCP connection ends at a socket of this host: its handshake is
+	// over, and its addresses are not translated.
+	Local bool
 	// Live says that something may still come of the flow: of a TCP connection from
 	// the answer to its SYN until both sides have closed it, of an SCTP association
 	// likewise, of other protocols as long as conntrack knows the flow.
@@ -141,11 +144,14 @@ func parseFlow(msg []byte) (Flow, error) {
 	}
 	f := Flow{Live: true}
 	var err error
+	var reply Flow
 	all := attributes{rest: msg[nl.SizeofNfgenmsg:]}
 	for all.next() {
 		switch all.kind {
 		case nl.CTA_TUPLE_ORIG:
 			err = errors.Join(err, f.parseTuple(all.value))
+		case nl.CTA_TUPLE_REPLY:
+			err = errors.Join(err, reply.parseTuple(all.value))
 		case nl.CTA_PROTOINFO:
 			err = errors.Join(err, f.parseState(all.value))
 		case ctaZone:
@@ -158,6 +164,7 @@ func parseFlow(msg []byte) (Flow, error) {
 	if !f.Client.Addr().Is4() || !f.VIP.Addr().Is4() {
 		return Flow{}, errors.New("reading a flow: it has no IPv4 addresses")
 	}
+	f.Local = f.Local && reply.Client == f.VIP && reply.VIP == f.Client
 	return f, nil
 }
 
@@ -200,6 +207,7 @@ func (f *Flow) parseState(info []byte) error {
 			case protocols.kind == nl.CTA_PROTOINFO_TCP && states.kind == nl.CTA_PROTOINFO_TCP_STATE:
 				f.Established = state == nl.TCP_CONNTRACK_ESTABLISHED
 				f.Live = state >= nl.TCP_CONNTRACK_SYN_RECV && state <= nl.TCP_CONNTRACK_CLOSE_WAIT
+				f.Local = f.Live && state > nl.TCP_CONNTRACK_SYN_RECV
 			case protocols.kind == ctaProtoinfoSCTP && states.kind == ctaProtoinfoSCTPState:
 				f.Live = state >= sctpCookieWait && state <= sctpShutdownRecd
 			}

@@ -19,8 +19,7 @@ const witnesses = 8
 // one is gone are the flows listed again. It is for one goroutine.
 //
 // With 100000 flows to the VIPs a list costs some 350 ms, and to ask for one
-// remembered flow of each of 341 slots 4 ms. Sockets (sock_diag) are not asked: a
-// flow may end behind destination NAT, in a container.
+// remembered flow of each of 341 slots 4 ms, and as much for its socket (see LiveFlows).
 type Watch struct {
 	spec  Spec
 	known map[int][]Flow // by slot: live when last seen
@@ -45,7 +44,7 @@ func (w *Watch) Live(slots, listed hashring.Set) (hashring.Set, error) {
 	}
 	w.lists++
 	for _, protocol := range w.protocols() {
-		for f, err := range flowsOf(w.spec.VIPs, protocol) {
+		for f, err := range liveFlowsOf(w.spec.VIPs, protocol) {
 			if err != nil {
 				return live, err
 			}
@@ -71,6 +70,11 @@ func (w *Watch) recall(slots, listed, live hashring.Set) error {
 		return err
 	}
 	defer socket.close()
+	sockets, err := openNetlink(unix.NETLINK_SOCK_DIAG)
+	if err != nil {
+		return err
+	}
+	defer sockets.close()
 	for slot, flows := range w.known {
 		flows = slices.DeleteFunc(flows, func(f Flow) bool {
 			_, lingers := w.spec.Lingers(f, listed)
@@ -78,6 +82,11 @@ func (w *Watch) recall(slots, listed, live hashring.Set) error {
 		})
 		for len(flows) > 0 && slot < slots.Cap() && slots.Has(slot) {
 			alive, err := socket.isLive(flows[0])
+			if err == nil && alive && flows[0].Local {
+				// One that cannot be asked for is found, or not, in the next list.
+				dead, errDead := sockets.dead(flows[0])
+				alive = !dead && errDead == nil
+			}
 			if err != nil {
 				return err
 			}

@@ -23,11 +23,13 @@ func track(t testing.TB, ns *lab.Namespace, state uint8, flows ...Flow) {
 		}
 		defer handle.Close()
 		for _, f := range flows {
+			behind := netip.MustParseAddr("10.88.0.2").AsSlice()
 			client, server := f.Client.Addr().AsSlice(), f.VIP.Addr().AsSlice()
 			entry := netlink.ConntrackFlow{
 				FamilyType: unix.AF_INET, TimeOut: 10000,
 				Forward: netlink.IPTuple{Protocol: f.Protocol, SrcIP: client, SrcPort: f.Client.Port(), DstIP: server, DstPort: f.VIP.Port()},
-				Reverse: netlink.IPTuple{Protocol: f.Protocol, SrcIP: server, SrcPort: f.VIP.Port(), DstIP: client, DstPort: f.Client.Port()},
+				// Behind destination NAT, so that no socket here is missed.
+				Reverse: netlink.IPTuple{Protocol: f.Protocol, SrcIP: behind, SrcPort: f.VIP.Port(), DstIP: client, DstPort: f.Client.Port()},
 			}
 			if f.Protocol == unix.IPPROTO_TCP {
 				entry.ProtoInfo = &netlink.ProtoInfoTCP{State: state}
