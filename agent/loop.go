@@ -50,6 +50,7 @@ type loop struct {
 	unready  string           // why the packet filter is not in place, though the interface is; "": it is
 	deaf     string           // why this node hears nobody, by its own fault; "": it does not
 	refused  string           // why the cluster does not take this node; "": it does, or nobody was asked
+	otherKey string           // the same of seeds with another key, as the core was told
 	wire     node.WireChanged // as the core was told last
 
 	outbox    map[string][][]byte // what is to be sent when the work at hand is done

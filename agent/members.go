@@ -104,12 +104,23 @@ func (l *loop) attempted(ev gossip.Attempt) {
 	l.news.joinErr = l.unreached(ev.Err)
 	joining := l.core.Bulletin().Phase == node.Joining && !l.served
 	alone := ev.Reached == 0 && len(l.strays.members) == 0
+	why := fmt.Sprintf("joining the cluster %q is refused, and tried again: %v", l.cfg.Cluster, ev.Err)
 	l.refused = ""
-	if joining && (errors.Is(ev.Err, gossip.ErrNameTaken) || alone && errors.Is(ev.Err, gossip.ErrWrongKey)) {
-		l.refused = fmt.Sprintf("joining the cluster %q is refused, and tried again: %v", l.cfg.Cluster, ev.Err)
+	otherKey := node.OtherKey{}
+	switch {
+	case joining && errors.Is(ev.Err, gossip.ErrNameTaken):
+		l.refused = why
+	case joining && alone && errors.Is(ev.Err, gossip.ErrWrongKey):
+		otherKey.Why = why // the core knows whether these nodes are on the wire
+	}
+	if l.refused+otherKey.Why != "" {
 		l.news.joinErr = nil // it is the same
 	}
 	l.wireChanged()
+	if otherKey.Why != l.otherKey {
+		l.otherKey = otherKey.Why
+		l.step(otherKey)
+	}
 	if l.refused == "" {
 		l.step(node.SeedsTried{})
 	}

@@ -117,9 +117,7 @@ func (l *loop) problems(s node.Snapshot, m measures) *problemList {
 		list.list = append(list.list, problem{text: text, logged: slices.Contains(s.Noticed, text), waits: text == s.Waits})
 	}
 	for _, one := range s.Strangers {
-		if one.Problem != "" {
-			list.addAlert("strangers on the wire", "%s", one.Problem)
-		}
+		list.addAlert("strangers on the wire", "%s", one.Problem)
 	}
 	add := list.add
 	n, now := &l.news, l.now()

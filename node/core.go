@@ -164,6 +164,8 @@ func (c *Core) Step(now Time, event Event) []Effect {
 		c.heldDead(ev)
 	case Heralded:
 		c.heraldedNow(ev)
+	case OtherKey:
+		c.outside.otherKey = ev.Why
 	case StrangersHeard:
 		c.strangersHeard(ev)
 	case VIPAnswered:

@@ -83,8 +83,7 @@ func (c *Core) mayServe() string {
 	if why := c.mayServeBut(); why != "" {
 		return why
 	}
-	_, why := c.strangersForbid()
-	return why
+	return c.strangersForbid()
 }
 
 // mayServeBut is mayServe without a look at strangers on the wire.
@@ -150,6 +149,9 @@ func (c *Core) unheard(p *peer) string {
 // that forwards; a port that still learns would hide the others.
 func (c *Core) mayStartAlone() string {
 	t := c.cfg.Timing
+	if why := c.seedsRefuse(); why != "" {
+		return why
+	}
 	if c.hearsAnybody() {
 		return "somebody's beacons come, and no seed answers: look at `join` and for a firewall at the gossip port"
 	}

@@ -441,7 +441,7 @@ func TestAKeyReplacedOneNodeAtATime(t *testing.T) {
 
 // TestWhatIsSaidOfAStranger: what differs, and the cure.
 func TestWhatIsSaidOfAStranger(t *testing.T) {
-	const both = ", serving): clients get answers of both, and their connections break; "
+	const both = "), and it serves too: clients get answers of both, and their connections break; "
 	for differs, want := range map[Difference]string{
 		DiffersKey:                 "another key" + both + "compare cluster.key_file here and there, or give one of the two clusters another address",
 		DiffersName:                "another cluster.name with this cluster's key" + both + "compare cluster.name here and there, or give",
@@ -469,4 +469,24 @@ func TestWhatIsSaidOfAStranger(t *testing.T) {
 // tellsOf says whether the node has a problem with strangers.
 func (n *simNode) tellsOf(text string) bool {
 	return slices.ContainsFunc(n.core.Snapshot().Strangers, func(s StrangerSnapshot) bool { return strings.Contains(s.Problem, text) })
+}
+
+// TestSeedsWithAnotherKey keep a node from starting alone; if they are on the wire, the
+// strangers' rule says for how long.
+func TestSeedsWithAnotherKey(t *testing.T) {
+	d := newDesk(t, func(c *Config) { c.Address = address(9) })
+	d.step(OtherKey{Why: "refused"})
+	d.step(SeedsTried{})
+	d.wait(time.Minute)
+	if why := d.core.mayServe(); why != "refused" {
+		t.Errorf("%q", why)
+	}
+	d.step(StrangersHeard{List: []Stranger{{Address: address(5), Differs: DiffersKey}}})
+	if why := d.core.mayServe(); !strings.HasPrefix(why, "nodes that are none of this cluster start on the same address, and go first") {
+		t.Errorf("%q", why)
+	}
+	d.wait(strangerDelay + time.Second)
+	if why := d.core.mayServe(); why != "" {
+		t.Errorf("it still waits: %q", why)
+	}
 }

@@ -26,6 +26,10 @@ type (
 	// known by now.
 	SeedsTried struct{}
 
+	// OtherKey: all seeds that answer have another key, in words; "": not so. They may be
+	// a cluster that this node must not serve beside.
+	OtherKey struct{ Why string }
+
 	// PeerAlive: gossip holds the peer alive, newly or in a new incarnation.
 	PeerAlive struct {
 		Incarnation
@@ -168,6 +172,7 @@ func (FlowsFound) event()    {}
 func (FlowsListed) event()   {}
 func (FlowsCounted) event()  {}
 
+func (OtherKey) event()       {}
 func (StrangersHeard) event() {}
 func (VIPAnswered) event()    {}
 func (ServeDespite) event()   {}

@@ -3,6 +3,7 @@ package node
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -43,6 +44,8 @@ type outsiders struct {
 	freeSince Time
 	// knew are the nodes that this one knew when it lost its wire while it served.
 	knew []string
+
+	otherKey string // why seeds refuse this node, that have another key; "": they do not
 
 	askedAt    Time   // when the address was last asked; 0: never
 	answered   bool   // there was an outcome
@@ -139,24 +142,33 @@ func (c *Core) servesAgain() bool {
 	return heard > 0 && 2*(heard+1) > len(c.outside.knew)+1
 }
 
-// strangersForbid says which strangers keep this node from serving, and why; "": none
-// does. All else that might is looked at before.
-func (c *Core) strangersForbid() (by []Stranger, why string) {
+// seedsRefuse says that all seeds that answer have another key; "": not so. If nodes with
+// another key are on the wire, it is the strangers' rule that says what follows.
+func (c *Core) seedsRefuse() string {
+	if slices.ContainsFunc(c.outside.list, func(s Stranger) bool { return s.Differs&DiffersKey != 0 }) {
+		return ""
+	}
+	return c.outside.otherKey
+}
+
+// strangersForbid says why strangers keep this node from serving; "": they do not. All
+// else that might is looked at before.
+func (c *Core) strangersForbid() string {
 	own, rivals := c.party(), c.rivals()
 	if len(rivals) == 0 || own.serves || c.servesAgain() {
-		return nil, ""
+		return ""
 	}
 	if serving := slices.DeleteFunc(slices.Clone(rivals), func(s Stranger) bool { return !s.Serves }); len(serving) > 0 {
-		return serving, fmt.Sprintf("this cluster's address is served already, by nodes that are none of this cluster: %s; %s; %sto serve all the same: `peervip serve%s`",
+		return fmt.Sprintf("this cluster's address is served already, by nodes that are none of this cluster: %s; %s; %sto serve all the same: `peervip serve%s`",
 			describeStrangers(serving), strangerCure(serving), c.outside.proof(), despiteFlags(serving))
 	}
 	if first := cmp.Compare(own.size, len(rivals)); first > 0 || first == 0 && own.lowest.Less(rivals[0].Address) {
-		return nil, ""
+		return ""
 	}
 	if since := c.outside.freeSince; since > 0 && c.now >= since+strangerDelay {
-		return nil, ""
+		return ""
 	}
-	return rivals, fmt.Sprintf("nodes that are none of this cluster start on the same address, and go first (%d, and %d of this cluster): %s; %s; this node waits %d s, and starts if they do not",
+	return fmt.Sprintf("nodes that are none of this cluster start on the same address, and go first (%d, and %d of this cluster): %s; %s; this node waits %d s, and starts if they do not",
 		len(rivals), own.size, describeStrangers(rivals), strangerCure(rivals), strangerDelay/1e9)
 }
 
@@ -204,55 +216,45 @@ func (s Stranger) problem(serves bool) string {
 	if s.Unreadable() {
 		what = "a member that cannot be understood is on the wire"
 	}
-	also := ""
-	if serves && s.Serves {
-		also = ": clients get answers of both, and their connections break"
+	about := []string{s.Address.String() + " ("}
+	if s.MAC != "" {
+		about = append(about, s.MAC, ", ")
 	}
-	list := []Stranger{s}
-	return fmt.Sprintf("%s: %s%s; %s", what, describeStrangers(list), also, strangerCure(list))
+	about = append(about, s.differs(), ")")
+	switch {
+	case s.Serves && serves:
+		about = append(about, ", and it serves too: clients get answers of both, and their connections break")
+	case s.Serves:
+		about = append(about, ", and it serves")
+	}
+	return fmt.Sprintf("%s: %s; %s", what, strings.Join(about, ""), strangerCure([]Stranger{s}))
 }
 
 // StrangerSnapshot is a stranger for people to read.
 type StrangerSnapshot struct {
 	Stranger
-	// Problem is a sentence with its cure; "" if a problem of the snapshot has it already.
-	Problem string
+	Problem string // a sentence with its cure
 }
 
 func (c *Core) strangersNow() []StrangerSnapshot {
-	var told []Stranger
-	if c.phase == Joining && c.mayServeBut() == "" {
-		told, _ = c.strangersForbid()
-	}
 	var all []StrangerSnapshot
 	for _, s := range c.outside.list {
-		one := StrangerSnapshot{Stranger: s}
-		if !slices.Contains(told, s) {
-			one.Problem = s.problem(c.phase != Joining)
-		}
-		all = append(all, one)
+		all = append(all, StrangerSnapshot{s, s.problem(c.phase != Joining)})
 	}
 	return all
 }
 
-// describeStrangers lists strangers, with what differs.
+// describeStrangers lists strangers by what differs.
 func describeStrangers(list []Stranger) string {
-	var all []string
+	byWhat := map[string][]string{}
 	for _, s := range list {
-		serves := "not serving"
-		if s.Serves {
-			serves = "serving"
-		}
-		all = append(all, fmt.Sprintf("%s (%s%s, %s)", s.Address, withComma(s.MAC), s.differs(), serves))
+		byWhat[s.differs()] = append(byWhat[s.differs()], s.Address.String())
 	}
-	return strings.Join(all, ", ")
-}
-
-func withComma(mac string) string {
-	if mac == "" {
-		return ""
+	var all []string
+	for _, what := range slices.Sorted(maps.Keys(byWhat)) {
+		all = append(all, fmt.Sprintf("%s (%s)", strings.Join(byWhat[what], ", "), what))
 	}
-	return mac + ", "
+	return strings.Join(all, "; ")
 }
 
 // differs says in words what is wrong with its beacons.

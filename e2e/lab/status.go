@@ -18,6 +18,17 @@ type Status struct {
 	Services []ServiceStatus `json:"services"`
 	Problems []string        `json:"problems"`
 	Pauses   PausesStatus    `json:"pauses"`
+	Alert    string          `json:"alert"`
+	// Strangers are nodes on the wire that are none of the cluster.
+	Strangers []StrangerStatus `json:"strangers"`
+}
+
+// StrangerStatus is one of them.
+type StrangerStatus struct {
+	Address string   `json:"address"`
+	MAC     string   `json:"mac"`
+	Differs []string `json:"differs"`
+	Serves  bool     `json:"serves"`
 }
 
 // PausesStatus says how often the node's lease ran out.
