@@ -33,7 +33,7 @@ func awaiting(t *testing.T, change func(cfg *Config, ns *lab.Namespace), meanwhi
 		})
 	}()
 	then := within(t, "READY", ready)
-	for _, want := range []string{"inet peervip_guard", "10.77.0.100/32 scope host lo:peervip", "net.ipv4.conf.all.arp_ignore = 1", "net.ipv4.conf.all.arp_announce = 2"} {
+	for _, want := range []string{"inet peervip_guard", "10.77.0.100/32 scope host lo:peervip", "arp peervip_guard", "net.ipv4.conf.all.arp_announce = 2"} {
 		if !strings.Contains(then, want) {
 			t.Errorf("READY was said without %q:\n%s", want, then)
 		}
