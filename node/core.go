@@ -87,6 +87,7 @@ type Core struct {
 	drained, forced bool  // by wish, over restarts
 	wishedGrace     *Time // of the drain; nil: Config.DrainTimeout
 	hurry           bool  // a leave that ends the flows at once
+	doubt           bool  // whether it was drained is not known, see Started
 	attached        bool
 	attaching       bool
 	attachAfter     Time
@@ -146,7 +147,7 @@ func (c *Core) Step(now Time, event Event) []Effect {
 	switch ev := event.(type) {
 	case Tick:
 	case Started:
-		c.startedAt, c.drained, c.forced, c.obeyed = c.now, ev.Drained, ev.Forced, ev.Obeyed
+		c.startedAt, c.drained, c.forced, c.obeyed, c.doubt = c.now, ev.Drained || ev.Doubt, ev.Forced, ev.Obeyed, ev.Doubt
 		if badGrace(ev.Grace) == "" {
 			c.wishedGrace = ev.Grace
 		}

@@ -14,6 +14,7 @@ type peer struct {
 	PeerAlive
 	listed     bool       // gossip holds it alive
 	heard      *heard     // by beacons; nil: never
+	recall     uint64     // its last life was not drained: the stamp of the wish that says so; 0: not known
 	parted     bool       // gossip says that it left, and its beacons go on; what they end is its membership
 	next       *PeerAlive // by gossip it has restarted, and the beacons of this life go on
 	alive      bool       // it may serve, see holdsAlive
@@ -149,11 +150,26 @@ func (c *Core) peerAlive(ev PeerAlive) {
 	c.greet(c.newPeer(ev, true))
 }
 
+// recallFor is what recall says of that life of the peer. Only who is active is known
+// not to be drained. A later wish of an operator has a higher stamp.
+func (p *peer) recallFor(inc Incarnation) uint64 {
+	switch {
+	case p.Incarnation == inc || p.said == nil || p.said.Doubt:
+		return p.recall
+	case p.said.Phase == Active:
+		return p.said.Obeyed + 1
+	}
+	return 0
+}
+
 // newPeer begins to know an incarnation, of which nothing is known but this.
 func (c *Core) newPeer(ev PeerAlive, listed bool) *peer {
 	p := &peer{
 		PeerAlive: ev, listed: listed, heard: c.heard[ev.Incarnation], aliveSince: c.now, released: c.cfg.newSet(),
 		foreign: ev.SpecDigest != c.cfg.SpecDigest,
+	}
+	if old := c.peers[ev.Name]; old != nil {
+		p.recall = old.recallFor(ev.Incarnation)
 	}
 	p.alive = p.holdsAlive()
 	maps.DeleteFunc(c.heard, func(inc Incarnation, h *heard) bool {

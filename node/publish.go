@@ -38,7 +38,7 @@ func (c *Core) statement() *Statement {
 	s := &Statement{
 		Incarnation: c.cfg.Incarnation,
 		Phase:       c.phase, Weight: c.weight, Unfit: c.unfitList(),
-		CutOff: c.heralded.CutOff, View: c.view.Digest(), Obeyed: c.obeyed, Claims: c.claims(), Linger: linger,
+		CutOff: c.heralded.CutOff, View: c.view.Digest(), Obeyed: c.obeyed, Doubt: c.doubt, Claims: c.claims(), Linger: linger,
 		Lists: c.ownListings(),
 	}
 	for _, g := range c.grants {

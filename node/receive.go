@@ -79,6 +79,7 @@ func (c *Core) receiveDelta(p *peer, m *Message) {
 	c.send(p, &Message{Ack: &Ack{Nonce: d.Nonce, Version: next.Version}})
 	c.forgetConfirmed(p)
 	c.forgetWish(p)
+	c.recallTo(p)
 	c.replan = true
 }
 

@@ -219,6 +219,9 @@ func (c *Core) problems() (list, noticed []string) {
 	if why := c.listProblem(); why != "" {
 		add("%s", why)
 	}
+	if c.doubt {
+		add("whether this node was drained is not known, since what it remembered was lost: it is drained until `peervip resume %s`", c.cfg.Name)
+	}
 	if c.commitFailed != nil {
 		told("the kernel has refused the last change of buckets (%v); it is tried again", c.commitFailed)
 	}

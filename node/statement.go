@@ -39,6 +39,8 @@ type Statement struct {
 	View uint64 `json:"view"`
 	// Obeyed is the stamp of the last wish that the node has dealt with.
 	Obeyed uint64 `json:"obeyed,omitempty"`
+	// Doubt: the node does not remember whether it was drained, and counts as drained.
+	Doubt bool `json:"doubt,omitempty"`
 	// Claims are the slots for which the node takes new flows.
 	Claims hashring.Set `json:"claims"`
 	// Linger are the slots for which the node takes no new flows, and goes on with
@@ -110,7 +112,7 @@ func symmetricDifference(a, b hashring.Set) hashring.Set {
 // sameBut reports whether two statements say the same but for their version.
 func (s *Statement) sameBut(o *Statement) bool {
 	return s.Incarnation == o.Incarnation && s.Phase == o.Phase && s.Weight == o.Weight &&
-		slices.Equal(s.Unfit, o.Unfit) && s.CutOff == o.CutOff && s.View == o.View && s.Obeyed == o.Obeyed &&
+		slices.Equal(s.Unfit, o.Unfit) && s.CutOff == o.CutOff && s.View == o.View && s.Obeyed == o.Obeyed && s.Doubt == o.Doubt &&
 		s.Claims.Equal(o.Claims) && s.Linger.Equal(o.Linger) &&
 		slices.EqualFunc(s.Lists, o.Lists, func(a, b Listing) bool { return a.ID == b.ID && a.Slots.Equal(b.Slots) }) &&
 		slices.EqualFunc(s.Granted, o.Granted, func(a, b Promise) bool {

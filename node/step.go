@@ -20,6 +20,8 @@ type (
 		Drained, Forced bool
 		Grace           *Time // see Wish
 		Obeyed          uint64
+		// Doubt: what it remembered is lost. It is Drained unless a peer knows better.
+		Doubt bool
 	}
 
 	// SeedsTried: every seed has been tried once, so those that can be reached are
@@ -211,6 +213,7 @@ type (
 		Drained, Forced bool
 		Grace           *Time
 		Obeyed          uint64
+		Doubt           bool // see Started
 	}
 
 	// Answer: tell the operator who wished. An empty Refused means done, or kept

@@ -22,6 +22,9 @@ type Wish struct {
 	Grace *Time `json:"grace_ns,omitempty"`
 	// Weight is the new weight, for WantWeight.
 	Weight int `json:"weight,omitempty"`
+	// Recalled: no operator said it, but a peer that knows that the node was not drained
+	// when it was last heard. It counts only for as long as the node is in doubt.
+	Recalled bool `json:"recalled,omitempty"`
 }
 
 // WishKind is what is wanted.
@@ -147,14 +150,29 @@ func (c *Core) forgetWish(p *peer) {
 	}
 }
 
+// recallTo keeps a wish for a peer in doubt that was not drained when it was last heard.
+func (c *Core) recallTo(p *peer) {
+	if _, wished := c.wishes[p.Name]; p.said.Doubt && p.recall > p.said.Obeyed && !wished {
+		c.keepWish(Wish{Node: p.Name, Stamp: p.recall, Origin: c.cfg.Name, Want: WantResume, Recalled: true})
+	}
+}
+
 // obey does what is wished of this node, and returns why not if it cannot.
 func (c *Core) obey(w Wish) (refused string) {
 	c.obeyed = max(c.obeyed, w.Stamp)
 	switch w.Want {
 	case WantDrain:
 		refused = c.drain(w.Force, w.Grace)
+		c.doubt = c.doubt && refused != ""
 	case WantResume:
+		if w.Recalled && !c.doubt {
+			break
+		}
+		if w.Recalled {
+			c.notice(false, "%s knows that this node was not drained", w.Origin)
+		}
 		refused = c.resume()
+		c.doubt = c.doubt && refused != ""
 	case WantWeight:
 		if w.Weight < 1 || w.Weight > MaxWeight {
 			refused = fmt.Sprintf("weight %d: must be 1 to %d", w.Weight, MaxWeight)
@@ -164,6 +182,6 @@ func (c *Core) obey(w Wish) (refused string) {
 	default:
 		refused = fmt.Sprintf("%s does not know how to %q; is it an older version?", c.cfg.Name, w.Want)
 	}
-	c.out = append(c.out, Save{Drained: c.drained, Forced: c.forced, Grace: c.wishedGrace, Obeyed: c.obeyed})
+	c.out = append(c.out, Save{Drained: c.drained, Forced: c.forced, Grace: c.wishedGrace, Obeyed: c.obeyed, Doubt: c.doubt})
 	return refused
 }
