@@ -64,6 +64,11 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	if err != nil {
 		return editable(err)
 	}
+	unlock, err := lockState(ctx, cfg.StateDir)
+	if err != nil {
+		return err
+	}
+	cleanup.add(unlock)
 	wire, err := link.Open(link.Config{
 		Interface: cfg.Interface, Address: cfg.Address, VIPs: cfg.Spec.VIPs, MAC: mac, Log: opts.Log, ARPFiltered: nft.GuardsARP(),
 		Changes: loadChanges(cfg.StateDir, opts.Log), Remember: func(c link.Changes) error { return saveChanges(cfg.StateDir, c) },
@@ -81,7 +86,8 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	if _, err := newMonitors(cfg.Spec.Services, opts.Log); err != nil {
 		return editable(err)
 	}
-	if _, err := loadMemory(cfg.StateDir); err != nil {
+	remembered, err := recallMemory(cfg, opts.Log)
+	if err != nil {
 		return err
 	}
 	socket, err := listen(cfg.Socket)
@@ -95,6 +101,7 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	r := &runner{
 		cfg: cfg, opts: opts, mac: mac, layout: layout, wire: wire, control: control, waiting: waiting,
 		keep: wire.LeftUp(), attached: wire.LeftUp(), services: cfg.Spec.Services, logLevel: cfg.LogLevel,
+		memory: remembered,
 	}
 	control.serve(r.withReload(waiting.handler()))
 	cleanup.add(r.listenForReloads(ctx))

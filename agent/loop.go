@@ -90,7 +90,7 @@ func (l *loop) run(ctx context.Context) error {
 	defer close(l.ended)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	l.step(node.Started{Drained: l.memory.Drained, Forced: l.memory.Forced, Grace: l.memory.Grace, Obeyed: l.memory.Obeyed})
+	l.step(node.Started{Drained: l.memory.Drained, Forced: l.memory.Forced, Grace: l.memory.Grace, Obeyed: l.memory.Obeyed, Doubt: l.memory.Doubt})
 	l.flush()
 	for {
 		timer.Reset(min(l.core.Deadline(), l.said+l.progress()) - l.now())
@@ -186,7 +186,8 @@ func (l *loop) step(ev node.Event) {
 		case node.ListFlows:
 			l.list(e)
 		case node.Save:
-			l.memory.Drained, l.memory.Forced, l.memory.Grace, l.memory.Obeyed = e.Drained, e.Forced, e.Grace, e.Obeyed
+			l.memory.Drained, l.memory.Forced, l.memory.Grace = e.Drained, e.Forced, e.Grace
+			l.memory.Obeyed, l.memory.Doubt = e.Obeyed, e.Doubt
 			l.saver.save(l.memory)
 		case node.Answer:
 			l.answer(e)

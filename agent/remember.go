@@ -16,6 +16,11 @@ import (
 
 // memory is what a node remembers over a restart, in state_dir/state.json.
 type memory struct {
+	// Cluster and Node are whose memory it is; empty in files of older versions.
+	Cluster string `json:"cluster,omitempty"`
+	Node    string `json:"node,omitempty"`
+	// Doubt: an earlier memory was lost, see node.Started.
+	Doubt   bool           `json:"doubt,omitempty"`
 	Drained bool           `json:"drained"`
 	Forced  bool           `json:"forced"`
 	Grace   *time.Duration `json:"grace_ns,omitempty"` // of the drain; nil: spec.drain_timeout
@@ -30,8 +35,48 @@ const (
 	changesFile = "host.json"
 )
 
-// loadMemory reads what was remembered; nothing, if there is no file yet. A file
-// that cannot be read is an error: the node may be one that must stay drained.
+// damagedError is a memory file that nothing can be read from.
+type damagedError struct{ err error }
+
+func (e *damagedError) Error() string { return e.err.Error() }
+
+// recallMemory is loadMemory for the start of a node. A file that is damaged, or another
+// node's, is set aside. With the first the node may be one that must stay drained: it
+// is in doubt.
+func recallMemory(cfg Config, log *slog.Logger) (memory, error) {
+	m, err := loadMemory(cfg.StateDir)
+	path := filepath.Join(cfg.StateDir, memoryFile)
+	damaged := (*damagedError)(nil)
+	switch {
+	case errors.As(err, &damaged):
+		log.Warn("node.state_dir: what this node remembered is damaged and set aside: it is drained, unless another node knows that it was not", "file", setAside(path, "damaged"), "error", damaged.err)
+		m = memory{Cluster: cfg.Cluster, Node: cfg.Name, Drained: true, Doubt: true}
+		// At once: a start that follows would find no file, and take the node for a new one.
+		if err := m.save(cfg.StateDir); err != nil {
+			log.Warn("node.state_dir: that this node may be drained is not remembered", "error", err)
+		}
+		return m, nil
+	case err != nil:
+		return m, err
+	case m.Node != "" && (m.Node != cfg.Name || m.Cluster != cfg.Cluster):
+		log.Warn(fmt.Sprintf("node.state_dir: what is remembered there is of node %s of cluster %s and set aside: was the directory copied, or the node renamed?", m.Node, m.Cluster), "file", setAside(path, "foreign"))
+		m = memory{}
+	}
+	m.Cluster, m.Node = cfg.Cluster, cfg.Name
+	return m, nil
+}
+
+// setAside renames the file, over what was set aside before, and returns where it is.
+func setAside(path, why string) string {
+	aside := path + "." + why
+	if err := os.Rename(path, aside); err != nil {
+		return path
+	}
+	return aside
+}
+
+// loadMemory reads what was remembered; nothing, if there is no file yet. The error is
+// a *damagedError if the file could be read and not understood.
 func loadMemory(dir string) (memory, error) {
 	var m memory
 	path := filepath.Join(dir, memoryFile)
@@ -43,7 +88,7 @@ func loadMemory(dir string) (memory, error) {
 		return m, fmt.Errorf("node.state_dir: reading what this node remembers: %w", err)
 	}
 	if err := json.Unmarshal(b, &m); err != nil {
-		return m, fmt.Errorf("node.state_dir: %s is damaged (%w): remove it; the node then only forgets whether it was drained, and its last peers", path, err)
+		return memory{}, &damagedError{err}
 	}
 	return m, nil
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -87,10 +85,9 @@ func TestRunRefuses(t *testing.T) {
 			}
 			return s.Close, nil
 		}, "control.socket: another agent listens at "},
-		{"a damaged memory", func(_ *testing.T, cfg *Config, _, _ *lab.Namespace) (func() error, error) {
-			path := filepath.Join(cfg.StateDir, memoryFile)
-			return func() error { return os.Remove(path) }, errors.Join(os.MkdirAll(cfg.StateDir, 0o700), os.WriteFile(path, []byte("{"), 0o600))
-		}, "state.json is damaged"},
+		{"another agent has the state directory", func(t *testing.T, cfg *Config, _, _ *lab.Namespace) (func() error, error) {
+			return lockState(t.Context(), cfg.StateDir)
+		}, "is in use by another agent"},
 		{"another agent has the packet filter", func(_ *testing.T, cfg *Config, _, _ *lab.Namespace) (func() error, error) {
 			f, err := installed(filterSpec(*cfg, must1(hashring.NewLayout(cfg.Cluster, cfg.Spec.Seed, cfg.Spec.Buckets)), must1(link.ParseClusterMAC("multicast", cfg.Spec.VIPs)).HardwareAddr()))
 			if err != nil {

@@ -31,8 +31,9 @@ type runner struct {
 	waiting *await
 	ready   sync.Once
 
-	attached bool // an earlier life, of this process or before, has flows here
-	keep     bool // at the end: they are kept for the next start
+	memory   memory // of the last life
+	attached bool   // an earlier life, of this process or before, has flows here
+	keep     bool   // at the end: they are kept for the next start
 
 	alive     atomic.Pointer[agent] // nil between lives
 	reloading sync.Mutex            // guards what a reload changes:
@@ -109,11 +110,8 @@ func (r *runner) live(ctx context.Context) (began bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	remembered, err := loadMemory(cfg.StateDir)
-	if err != nil {
-		return false, err
-	}
-	l := newLoop(cfg, opts.Log, remembered)
+	l := newLoop(cfg, opts.Log, r.memory)
+	defer func() { r.memory = l.memory }()
 	l.tellStatus = r.tell
 	l.kernel = newKernel(r.filter, opts.Log, l)
 	if l.beacons, err = newBeacons(cfg, l, l.kernel); err != nil {
@@ -150,7 +148,7 @@ func (r *runner) live(ctx context.Context) (began bool, err error) {
 
 	cluster, err := gossip.New(gossip.Config{
 		Name: cfg.Name, Cluster: cfg.Cluster, Bind: netip.AddrPortFrom(cfg.Address, cfg.Port),
-		Keys: cfg.Keys, Insecure: cfg.Insecure, Seeds: cfg.Join, KnownPeers: remembered.Peers,
+		Keys: cfg.Keys, Insecure: cfg.Insecure, Seeds: cfg.Join, KnownPeers: r.memory.Peers,
 		Detection: gossipDetection(cfg.Spec.Detect), Meta: cfg.meta(l.nonce).encode(), Log: opts.Log,
 	}, l)
 	if err != nil {

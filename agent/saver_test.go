@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
@@ -52,25 +53,91 @@ func TestMemoryOutlivesTheProcess(t *testing.T) {
 	}
 }
 
-// A node that does not know whether it must stay drained does not serve.
+// A memory that is damaged, as by a power cut, is set aside. Whether the node was
+// drained is in doubt then, over further starts too.
 func TestDamagedMemory(t *testing.T) {
 	for name, content := range map[string]string{
 		"empty": "", "cut": `{"drained":tr`, "another program's": "drained=yes\n", "of another type": `{"drained":"yes"}`,
-		"a bad peer": `{"peers":[{"name":"b","addr":"nowhere"}]}`, "two": "{}{}",
+		"a bad peer": `{"drained":true,"peers":[{"name":"b","addr":"nowhere"}]}`, "two": "{}{}",
 	} {
-		dir := t.TempDir()
-		path := filepath.Join(dir, memoryFile)
+		cfg := Config{Name: "a", Cluster: "web", StateDir: t.TempDir()}
+		path := filepath.Join(cfg.StateDir, memoryFile)
 		must(t, os.WriteFile(path, []byte(content), 0o600))
-		_, err := loadMemory(dir)
-		if err == nil || !strings.HasPrefix(err.Error(), "node.state_dir: "+path+" is damaged (") || !strings.Contains(err.Error(), "remove it") || strings.Contains(err.Error(), "\n") {
-			t.Errorf("%s: %v", name, err)
+		log := &logText{}
+		for range 2 {
+			m, err := recallMemory(cfg, log.logger())
+			must(t, err)
+			if !m.Drained || !m.Doubt || m.Forced || m.Obeyed != 0 || m.Node != "a" || m.Cluster != "web" {
+				t.Errorf("%s: %+v", name, m)
+			}
+		}
+		if n := strings.Count(log.String(), "is damaged and set aside"); n != 1 || !strings.Contains(log.String(), path+".damaged") {
+			t.Errorf("%s: logged %s", name, log)
+		}
+		if kept, err := os.ReadFile(path + ".damaged"); err != nil || string(kept) != content {
+			t.Errorf("%s: set aside %q, %v", name, kept, err)
 		}
 	}
 	dir := t.TempDir()
 	must(t, os.Mkdir(filepath.Join(dir, memoryFile), 0o700))
-	if _, err := loadMemory(dir); err == nil || !strings.HasPrefix(err.Error(), "node.state_dir: reading what this node remembers: ") {
+	if _, err := recallMemory(Config{StateDir: dir}, (&logText{}).logger()); err == nil || !strings.HasPrefix(err.Error(), "node.state_dir: reading what this node remembers: ") {
 		t.Errorf("a directory: %v", err)
 	}
+}
+
+// A copied state_dir, as in an image of a drained node, drains nobody else.
+func TestMemoryOfAnotherNode(t *testing.T) {
+	dir := t.TempDir()
+	theirs := exampleMemory()
+	theirs.Cluster, theirs.Node = "web", "a"
+	for _, c := range []struct {
+		cluster, node string
+		drained       bool
+	}{{"web", "a", true}, {"web", "b", false}, {"other", "a", false}} {
+		must(t, theirs.save(dir))
+		log := &logText{}
+		m, err := recallMemory(Config{Cluster: c.cluster, Name: c.node, StateDir: dir}, log.logger())
+		must(t, err)
+		if m.Drained != c.drained || m.Doubt || m.Cluster != c.cluster || m.Node != c.node || c.drained != (len(m.Peers) > 0) {
+			t.Errorf("%+v: %+v", c, m)
+		}
+		if said := strings.Contains(log.String(), "is of node a of cluster web and set aside"); said == c.drained {
+			t.Errorf("%+v: logged %s", c, log)
+		}
+	}
+	// One that does not say whose it is, is of an older version.
+	must(t, exampleMemory().save(dir))
+	if m, err := recallMemory(Config{Cluster: "web", Name: "b", StateDir: dir}, (&logText{}).logger()); err != nil || !m.Drained || m.Node != "b" {
+		t.Errorf("%+v, %v", m, err)
+	}
+}
+
+// Two agents never share a state_dir: the second is told, and the first is untouched.
+func TestStateDirInUse(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	unlock, err := lockState(t.Context(), dir)
+	must(t, err)
+	_, err = lockState(t.Context(), dir)
+	want := fmt.Sprintf("node.state_dir: %s is in use by another agent (process %d): give each agent a directory of its own", dir, os.Getpid())
+	if err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := lockState(ctx, dir); !errors.Is(err, context.Canceled) {
+		t.Errorf("told to end: %v", err)
+	}
+	// One that ends a moment later is waited for.
+	time.AfterFunc(200*time.Millisecond, func() { unlock() })
+	unlock, err = lockState(t.Context(), dir)
+	must(t, err)
+	must(t, unlock())
+	// Where nothing can be written nothing can be overwritten.
+	file := filepath.Join(t.TempDir(), "file")
+	must(t, os.WriteFile(file, nil, 0o600))
+	unlock, err = lockState(t.Context(), file)
+	must(t, err)
+	must(t, unlock())
 }
 
 // What is changed on the host outlives the process; a memory of it that is lost keeps

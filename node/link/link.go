@@ -67,12 +67,13 @@ type Link struct {
 	lookEvery     time.Duration // between two looks at the kernel without an event
 
 	// mu guards what the host is made to have. It is held for as long as the kernel takes.
-	mu    sync.Mutex
-	held  bool // Hold succeeded, and no Down since
-	up    bool // the same of Up
-	holds []hold
-	stale []*sysctl // changed by an earlier life, and of no use to this one
-	kept  Changes   // as they are remembered
+	mu        sync.Mutex
+	held      bool // Hold succeeded, and no Down since
+	up        bool // the same of Up
+	holds     []hold
+	stale     []*sysctl // changed by an earlier life, and of no use to this one
+	kept      Changes   // as they are remembered
+	forgetful error     // why they are not; nil: they are
 
 	seen    atomic.Pointer[sight]        // the last look, by Open and then by Run
 	speaker atomic.Pointer[speaker]      // nil while the link is not up

@@ -126,10 +126,13 @@ func (l *Link) remember() {
 		return
 	}
 	if err := l.config.Remember(changes); err != nil {
-		l.log.Warn("what is changed on this host is not remembered: an agent that is killed now leaves its sysctls", "error", err)
+		if l.forgetful == nil {
+			l.log.Warn("what is changed on this host is not remembered: an agent that is killed now leaves its sysctls", "error", err)
+		}
+		l.forgetful = err
 		return
 	}
-	l.kept = changes
+	l.kept, l.forgetful = changes, nil
 }
 
 // LeftUp reports whether Open found a VIP up that an earlier life has left, for its
