@@ -232,6 +232,7 @@ func (l *loop) beaconProblems(attached bool, o outlook, list *problemList) {
 	add := list.add
 	h, t, port := &o.herald, &l.news.beacons, l.cfg.BeaconPort
 	var waits, unicast []string
+	hears := false // somebody on the wire
 	for _, n := range h.Neighbours {
 		if n.Waits {
 			waits = append(waits, n.Name)
@@ -240,6 +241,7 @@ func (l *loop) beaconProblems(attached bool, o outlook, list *problemList) {
 		if n.Heard[node.Unicast] != node.Never && n.Heard[node.Unicast] < l.cfg.Spec.Detect.Time() {
 			unicast = append(unicast, n.Name)
 		}
+		hears = hears || n.Heard[node.Wire] != node.Never && n.Heard[node.Wire] < l.cfg.Spec.Detect.Time()
 		if n.Clone {
 			add("two machines run as %s at the same time: give one of the two another name", n.Name)
 		}
@@ -260,7 +262,7 @@ func (l *loop) beaconProblems(attached bool, o outlook, list *problemList) {
 	case !attached, h.Muted: // nothing comes to an address that is not there
 	case h.CutOff:
 		list.addLogged("this node is cut off: no peer hears it on the wire, or it hears none there, though others do; its buckets go to them: look at its switch port, and at firewalls on its way")
-	case !h.WireProof && !h.OthersProof && len(unicast) > 0:
+	case !h.WireProof && !h.OthersProof && !hears && len(unicast) > 0:
 		list.addAlert("no beacon comes on the wire", "no beacon comes on the wire, of nobody to anybody, though they come by unicast: clients' packets come the same way. Look for IGMP snooping or another reason why the switch does not pass frames to the cluster MAC (docs/operating.md, \"Switches and routers\"), and for firewalls that drop UDP to port %d of %s", port, l.cfg.Spec.VIPs[0])
 	}
 	if n := l.beacons.outside.heard(); t.noise.grew(n.count, o.now) {

@@ -171,12 +171,13 @@ func (l *Liveness) seen(n *neighbour, seq Seq, fresh bool, att Time) {
 func (n *neighbour) take(b *Beacon, mine PeerAck) {
 	n.phase, n.serving, n.wireProof = b.Phase, b.Phase.Serving(), b.WireProof
 	n.me = mine.Flags
-	n.group = 1
+	n.group, n.hearsWire = 1, false
 	n.holdsDead = n.holdsDead[:0]
 	for i := range b.Peers {
 		if b.Peers[i].Flags&AckAlive != 0 {
 			n.group++
 		}
+		n.hearsWire = n.hearsWire || b.Peers[i].Flags&AckOnWire != 0
 		if b.Peers[i].Flags&AckDead != 0 {
 			n.holdsDead = append(n.holdsDead, b.Peers[i].Key)
 		}

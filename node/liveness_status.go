@@ -83,11 +83,12 @@ func (n *neighbour) onWire(att, d Time) bool {
 }
 
 // WireProof reports whether this node is heard on the wire by a peer and hears one
-// there, and whether a peer says so of itself. A node without it while others have
-// it is cut off. If nobody has it, nobody is: all are alike.
+// there, and whether others do better: a peer says so of itself, or hears somebody on the
+// wire where this node hears nobody, as clients' packets would come the same way. A node
+// without it while others do better is cut off. If nobody does, nobody is: all are alike.
 func (l *Liveness) WireProof(now Time) (ok, othersHave bool) {
 	att, d := l.wake(now), l.detect.D
-	var hears, heard bool
+	var hears, heard, othersHear bool
 	for _, n := range l.neighbours {
 		if n.standing == Refused || n.standing == Gone {
 			continue
@@ -95,8 +96,9 @@ func (l *Liveness) WireProof(now Time) (ok, othersHave bool) {
 		hears = hears || att-n.mediums[Wire].at < d
 		heard = heard || n.onWire(att, d)
 		othersHave = othersHave || att-n.heardAt < d && n.wireProof
+		othersHear = othersHear || att-n.heardAt < d && n.hearsWire
 	}
-	return hears && heard, othersHave
+	return hears && heard, othersHave || !hears && othersHear
 }
 
 // SilentOnWire returns the neighbours, by key, to whom every beacon should go by

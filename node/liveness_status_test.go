@@ -69,6 +69,24 @@ func TestWireProofNeedsBothWays(t *testing.T) {
 	}
 }
 
+// The only one who hears the wire is the only one who can serve: frames to the cluster
+// MAC reach it, and not the others (as on macvlans with a unicast one).
+func TestWhoAloneHearsTheWireIsNotCutOff(t *testing.T) {
+	tb := metTable(t, "a", "b", "c")
+	tb.hears = func(_, to *liveVoice) []Medium {
+		if to.self.Name == "a" {
+			return []Medium{Wire, Unicast}
+		}
+		return []Medium{Unicast}
+	}
+	tb.rounds(15)
+	for name, want := range map[string]bool{"a": false, "b": true, "c": true} {
+		if ok, others := tb.voice(name).WireProof(tb.now); ok || others != want {
+			t.Errorf("%s: proof %v, others do better %v; want %v", name, ok, others, want)
+		}
+	}
+}
+
 func TestUnicastWhereTheWireIsSilent(t *testing.T) {
 	tb := metTable(t, "a", "b", "c")
 	b := []Incarnation{{"b", 2}}
