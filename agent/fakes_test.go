@@ -98,6 +98,8 @@ func (f *fakeFilter) LeaseLeft() (time.Duration, bool, error) {
 	return left, left > 0, f.fail["LeaseLeft"]
 }
 
+func (f *fakeFilter) KeepWays(bool) error { return nil }
+
 // prolong is what a marked beacon does.
 func (f *fakeFilter) prolong() {
 	f.mu.Lock()

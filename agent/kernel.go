@@ -26,6 +26,7 @@ type leaseFilter interface {
 	Apply(nft.Transaction) (armed bool, err error)
 	DropLease() error
 	LeaseLeft() (left time.Duration, held bool, err error)
+	KeepWays(held bool) error
 	SetPeers([]netip.Addr) error
 }
 
@@ -191,10 +192,13 @@ func (k *kernel) armLease() error {
 // beacon that prolongs it may have failed to.
 func (k *kernel) lookAfterLease() error {
 	_, held, err := k.filter.LeaseLeft()
-	if err == nil && !held {
+	if err != nil {
+		return err
+	}
+	if !held {
 		k.lease.lapsed()
 	}
-	return err
+	return k.filter.KeepWays(held)
 }
 
 // setPeers has beacons from these addresses counted. It never waits; only the last

@@ -88,6 +88,11 @@ func (f *Filter) Apply(t Transaction) (armed bool, err error) {
 				return 0, err
 			}
 		}
+		if permits := f.rules.spec.permits(after.committed); armed || f.open && permits != f.rules.spec.permits(f.committed) {
+			if err := f.permit(permits); err != nil {
+				return 0, err
+			}
+		}
 		if f.uncertain {
 			return generation, f.queueAll(after)
 		}
@@ -103,7 +108,7 @@ func (f *Filter) Apply(t Transaction) (armed bool, err error) {
 	default:
 		return false, fmt.Errorf("%s: %w", doing, err)
 	}
-	f.committed, f.uncertain = after.committed, false
+	f.committed, f.uncertain, f.open = after.committed, false, f.open || armed
 	f.listed.apply(edit)
 	if armed && time.Now().After(t.ArmBy) {
 		if err := f.DropLease(); err != nil {

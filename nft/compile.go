@@ -107,6 +107,7 @@ func stackTable(s Spec) table {
 	t = withArrivedBeacons(t, s)
 	t = withOwnPorts(t, s)
 	t = withServices(t, s)
+	t = withWays(t, s)
 	return withTransitions(t, s)
 }
 

@@ -39,6 +39,10 @@ type Counters struct {
 	// that, and what they belong to breaks when its bucket moves.
 	Untracked Counter
 	Beacons   BeaconCounters
+	// OtherWays came to a VIP by another interface, OtherWaysDropped there or to the
+	// NIC's own MAC while this node served nobody. Ways are those who did so lately.
+	OtherWays, OtherWaysDropped Counter
+	Ways                        []Way
 	// GossipExcess came to gossip's port faster than its source may send, or was a
 	// connection too many, and was dropped.
 	GossipExcess Counter
@@ -96,7 +100,7 @@ func (c Counters) Accepted() Counter {
 // Dropped is the sum of all that came and was dropped, by the guard too; beacons
 // are not in it.
 func (c Counters) Dropped() Counter {
-	sum := c.FragmentsDropped.plus(c.Unleased).plus(c.GuardUnmarked).plus(c.GuardForwarded).plus(c.GuardRedirected)
+	sum := c.FragmentsDropped.plus(c.Unleased).plus(c.GuardUnmarked).plus(c.GuardForwarded).plus(c.GuardRedirected).plus(c.OtherWaysDropped)
 	for _, s := range c.Services {
 		sum = sum.plus(s.Dropped)
 		for _, r := range s.Refused {
@@ -142,6 +146,8 @@ func (f *Filter) Counters() (Counters, error) {
 		Unleased:         sums[counterUnleased],
 		ResetsHeld:       sums[counterResetsHeld],
 		Untracked:        sums[counterUntracked],
+		OtherWays:        sums[counterWays],
+		OtherWaysDropped: sums[counterNoWay],
 		Beacons: BeaconCounters{
 			Unknown: sums[counterBeaconsUnknown],
 			Excess:  sums[counterBeaconsExcess],
@@ -150,6 +156,10 @@ func (f *Filter) Counters() (Counters, error) {
 		GossipExcess:   sums[counterGossipExcess],
 		GuardUnmarked:  sums[counterUnmarked],
 		GuardForwarded: sums[counterForwarded], GuardRedirected: sums[counterRedirected],
+	}
+	var err error
+	if all.Ways, err = f.ways(); err != nil {
+		return Counters{}, fmt.Errorf("%s: %w", doing, err)
 	}
 	for _, s := range f.rules.spec.Services {
 		c := ServiceCounters{Accepted: map[node.State]Counter{}, Dropped: sums[droppedCounter(s)]}

@@ -51,6 +51,7 @@ type Filter struct {
 	rules     Ruleset
 	contents       // what the kernel has
 	uncertain bool // the kernel may have other buckets and lists
+	open      bool // other ways in may have their permission (KeepWays)
 	guard     guardPrint
 }
 
@@ -176,7 +177,7 @@ func (f *Filter) install(rules Ruleset, tables []table, with contents) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
-	f.rules, f.contents, f.uncertain = rules, with, false
+	f.rules, f.contents, f.uncertain, f.open = rules, with, false, false
 	f.guard = printOf(guard)
 	return nil
 }

@@ -94,11 +94,12 @@ func (f *Filter) DropLease() error {
 	}
 	err := f.transact(func() error {
 		f.conn.FlushSet(f.leaseLibrary())
-		return nil
+		return f.permit("")
 	})
 	if err != nil {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
+	f.open = false
 	return nil
 }
 

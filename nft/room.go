@@ -111,8 +111,8 @@ func messageBytes(messages []netlink.Message) int {
 }
 
 const (
-	// leaseBytes is what it takes to arm the lease.
-	leaseBytes = 512
+	// leaseBytes is what it takes to arm the lease, and to permit other ways in.
+	leaseBytes = 1024
 	// listedBytes is what it takes to list a flow in one table, or to take it off: the
 	// headers of three attributes, and five values.
 	listedBytes = 3*4 + 5*4
