@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // memberlist reads up to 20 MB from a connection before it decrypts any of it, and
@@ -28,6 +29,14 @@ const (
 	// strangerBytes is the most that is read of a connection of a stranger: the state
 	// of a node that was a member of a large cluster fits in.
 	strangerBytes = 256 << 10
+	// strangersASecond is how many connections of strangers are taken in a second, and
+	// strangersAtOnce in a moment. Each costs a tenth of a millisecond.
+	strangersASecond = 200
+	strangersAtOnce  = 100
+	// strangerFreely is what is read of a stranger as it comes, a joiner's whole state
+	// as a rule. The rest shares strangerPace bytes a second.
+	strangerFreely = 16 << 10
+	strangerPace   = 2 << 20
 	// knownBytes is the most that is read of any other connection.
 	knownBytes = MaxPayload + 1<<20
 	// largeAtOnce is how many of those may have sent more than largeFrom at a time. The
@@ -49,7 +58,12 @@ func (t *transport) admit(c net.Conn) *conn {
 	}
 	in := &conn{Conn: c, t: t, from: from, inbound: true, stranger: !known, left: limit}
 	surplus := t.surplus.Load()
-	taken := t.take(in)
+	taken := known || t.calls.take(time.Now(), 1)
+	if taken {
+		taken = t.take(in)
+	} else {
+		t.surplus.Add(1)
+	}
 	if t.surplus.Load() != surplus {
 		t.log.limited(slog.LevelWarn, "more connections to gossip's port than there are places for: some are closed unheard", "the last from", from)
 	}
@@ -153,6 +167,9 @@ func (c *conn) Read(b []byte) (int, error) {
 	}
 	n, err := c.Conn.Read(b[:min(len(b), most)])
 	c.got, c.left = c.got+n, c.left-n
+	if c.stranger && c.got > strangerFreely {
+		c.t.pauseFor(c.t.pace.owe(time.Now(), min(n, c.got-strangerFreely)))
+	}
 	return n, err
 }
 

@@ -23,6 +23,9 @@ func door(t *testing.T, known func(netip.Addr) bool) (*transport, netip.AddrPort
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { tr.Shutdown() })
+	tr.calls.mu.Lock()
+	tr.calls.rate, tr.calls.most = 1e6, 1e6 // who tests it says so
+	tr.calls.mu.Unlock()
 	return tr, at
 }
 
@@ -137,6 +140,46 @@ func TestPlacesAreGivenBack(t *testing.T) {
 	defer tr.mu.Unlock()
 	if len(tr.conns) != 0 || len(tr.places) != 0 || len(tr.strangers) != 0 || tr.surplus.Load() != 0 {
 		t.Errorf("left: %d connections, %d places, %d strangers, surplus %d", len(tr.conns), len(tr.places), len(tr.strangers), tr.surplus.Load())
+	}
+}
+
+// Strangers that come and go cost little, and members do not pay for it.
+func TestTheConnectionsOfStrangersAreRationed(t *testing.T) {
+	member := strangerAt(1000)
+	tr, at := door(t, func(a netip.Addr) bool { return a == member })
+	tr.calls.mu.Lock()
+	tr.calls.rate, tr.calls.most = 1e-3, 5
+	tr.calls.mu.Unlock()
+	for i := range 5 {
+		caller(t, strangerAt(i), at)
+		(<-tr.StreamCh()).Close()
+	}
+	for i := range 5 {
+		isReset(t, "one too many", caller(t, strangerAt(i), at))
+	}
+	caller(t, member, at)
+	(<-tr.StreamCh()).Close()
+}
+
+func TestBucket(t *testing.T) {
+	now := time.Unix(1000, 0)
+	b := bucket{rate: 10, most: 5}
+	for i := range 7 {
+		if got := b.take(now, 1); got != (i < 5) {
+			t.Errorf("the %dth of five: %v", i+1, got)
+		}
+	}
+	if now = now.Add(100 * time.Millisecond); !b.take(now, 1) || b.take(now, 1) {
+		t.Error("a tenth of a second is worth one of ten a second")
+	}
+	if got := b.owe(now, 3); got != 300*time.Millisecond {
+		t.Errorf("three more have to wait for %v", got)
+	}
+	if got := b.owe(now, 1); got != 400*time.Millisecond {
+		t.Errorf("and the next for %v", got)
+	}
+	if b.take(now.Add(300*time.Millisecond), 1) || !b.take(now.Add(600*time.Millisecond), 1) {
+		t.Error("what is owed comes first")
 	}
 }
 

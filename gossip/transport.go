@@ -52,6 +52,8 @@ type transport struct {
 	known   func(netip.Addr) bool // whether a member, past member or seed has the address
 	large   chan struct{}         // what connections with much to say hold, see door.go
 	surplus atomic.Uint64         // connections that were closed for want of a place
+	calls   bucket                // of strangers: connections,
+	pace    bucket                // and bytes
 
 	mu        sync.Mutex
 	conns     map[*conn]struct{}
@@ -83,6 +85,7 @@ func listen(bind netip.AddrPort, known func(netip.Addr) bool, dial dialFunc, log
 		streams: make(chan net.Conn),
 		ctx:     ctx, cancel: cancel,
 		known: known, large: make(chan struct{}, largeAtOnce),
+		calls: bucket{rate: strangersASecond, most: strangersAtOnce}, pace: bucket{rate: strangerPace, most: strangerPace},
 		conns: make(map[*conn]struct{}), places: make(map[netip.Addr]int),
 	}
 	t.busy.Go(t.readPackets)
@@ -254,11 +257,18 @@ func (t *transport) pause(what string, err error) bool {
 		return false
 	}
 	t.log.limited(slog.LevelWarn, what, "error", err)
+	t.pauseFor(20 * time.Millisecond)
+	return t.ctx.Err() == nil
+}
+
+// pauseFor waits, at most until the end.
+func (t *transport) pauseFor(d time.Duration) {
+	if d <= 0 {
+		return
+	}
 	select {
 	case <-t.ctx.Done():
-		return false
-	case <-time.After(20 * time.Millisecond):
-		return true
+	case <-time.After(d):
 	}
 }
 
