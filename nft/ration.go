@@ -35,7 +35,7 @@ var (
 	// Those of a peer, which has one to a few tens a second to say.
 	peerGossip, peersGossip = ration{500, 500}, ration{5000, 2000}
 	// Connections that a stranger opens to gossip's port.
-	callsEach = ration{20, 40}
+	callsEach = ration{5, 20}
 )
 
 const (

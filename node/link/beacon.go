@@ -5,10 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -125,12 +123,12 @@ func (l *Link) OpenBeacons(config BeaconConfig) (*Beacons, error) {
 
 func (b *Beacons) open() (err error) {
 	own := b.link.config.Address
-	b.wire = inlet{medium: MediumWire, own: own, longest: MaxBeacon, now: b.config.Now, on: b.link.index}
-	b.unicast = inlet{medium: MediumUnicast, own: own, longest: MaxLetter, now: b.config.Now, on: b.link.index}
-	if b.wire.conn, b.wire.socket, err = listen(netip.AddrPortFrom(b.link.config.VIPs[0], b.config.Port)); err != nil {
+	b.wire = inlet{socket: -1, medium: MediumWire, own: own, longest: MaxBeacon, atOnce: 64, now: b.config.Now, on: b.link.index}
+	b.unicast = inlet{socket: -1, medium: MediumUnicast, own: own, longest: MaxLetter, atOnce: 16, now: b.config.Now, on: b.link.index}
+	if b.wire.socket, err = listen(netip.AddrPortFrom(b.link.config.VIPs[0], b.config.Port)); err != nil {
 		return err
 	}
-	if b.unicast.conn, b.unicast.socket, err = listen(netip.AddrPortFrom(own, b.config.Port)); err != nil {
+	if b.unicast.socket, err = listen(netip.AddrPortFrom(own, b.config.Port)); err != nil {
 		return err
 	}
 	b.sender.udp = b.unicast.socket
@@ -151,13 +149,7 @@ func (b *Beacons) Close() error {
 	b.receiving.Lock()
 	defer b.receiving.Unlock()
 	var errs []error
-	for _, conn := range []**net.UDPConn{&b.wire.conn, &b.unicast.conn} {
-		if *conn != nil {
-			errs = append(errs, (*conn).Close())
-			*conn = nil
-		}
-	}
-	for _, socket := range []*int{&b.sender.marked, &b.sender.unmarked} {
+	for _, socket := range []*int{&b.wire.socket, &b.unicast.socket, &b.sender.marked, &b.sender.unmarked} {
 		if *socket >= 0 {
 			errs = append(errs, unix.Close(*socket))
 			*socket = -1
@@ -169,25 +161,25 @@ func (b *Beacons) Close() error {
 	return nil
 }
 
-// listen opens a UDP socket for beacons to the address and returns its file
-// descriptor too, which is open for as long as the connection is.
-func listen(at netip.AddrPort) (*net.UDPConn, int, error) {
-	fd := -1
-	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
-		var err error
-		return errors.Join(raw.Control(func(socket uintptr) {
-			fd = int(socket)
-			err = prepare(fd)
-		}), err)
-	}}
-	conn, err := config.ListenPacket(context.Background(), "udp4", at.String())
-	if errors.Is(err, unix.EADDRINUSE) {
-		return nil, -1, fmt.Errorf("cluster.beacon_port: UDP port %d of %s is in use by another program: stop it, or choose another port, the same on every node", at.Port(), at.Addr())
-	}
+// listen opens a UDP socket for beacons to the address. Go's poller does not know it:
+// see intake.
+func listen(at netip.AddrPort) (int, error) {
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		return nil, -1, fmt.Errorf("opening a socket for beacons to %s: %w", at, err)
+		return -1, fmt.Errorf("opening a socket for beacons to %s: %w", at, err)
 	}
-	return conn.(*net.UDPConn), fd, nil
+	if err = prepare(socket); err == nil {
+		err = unix.Bind(socket, &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()})
+	}
+	switch {
+	case err == nil:
+		return socket, nil
+	case errors.Is(err, unix.EADDRINUSE):
+		err = fmt.Errorf("cluster.beacon_port: UDP port %d of %s is in use by another program: stop it, or choose another port, the same on every node", at.Port(), at.Addr())
+	default:
+		err = fmt.Errorf("opening a socket for beacons to %s: %w", at, err)
+	}
+	return -1, errors.Join(err, unix.Close(socket))
 }
 
 // prepare sets the options of a socket that sends and receives beacons.

@@ -74,10 +74,10 @@ func (b *Beacons) Receive(ctx context.Context, deliver func(Received)) error {
 // inlet is the socket of one medium.
 type inlet struct {
 	medium   Medium
-	conn     *net.UDPConn
-	socket   int // of conn
+	socket   int // closed: below 0
 	own      netip.Addr
 	longest  int // of its datagrams
+	atOnce   int // how many are read with one call
 	now      func() time.Duration
 	on       func() int // the index of the node's interface
 	counters receivedCounters
@@ -94,41 +94,44 @@ type receivedCounters struct {
 var oobLen = 2*unix.CmsgSpace(4) + unix.CmsgSpace(unix.SizeofInet4Pktinfo)
 
 func (in *inlet) read(ctx context.Context, deliver func(Received)) error {
-	if in.conn == nil {
+	if in.socket < 0 {
 		return fmt.Errorf("receiving beacons (%s): %w", in.medium, net.ErrClosed)
 	}
-	if err := in.conn.SetReadDeadline(time.Time{}); err != nil {
+	intake, err := newIntake(in.socket, in.atOnce, in.longest, oobLen)
+	if err != nil {
 		return fmt.Errorf("receiving beacons (%s): %w", in.medium, err)
 	}
-	// A deadline in the past ends the read; it fails only on a socket that is closed.
-	defer onDone(ctx, func() { in.conn.SetReadDeadline(time.Unix(1, 0)) })()
-	buf, oob := make([]byte, in.longest), make([]byte, oobLen)
+	defer intake.close()
+	defer onDone(ctx, intake.end)()
 	for {
-		n, oobn, flags, from, err := in.conn.ReadMsgUDPAddrPort(buf, oob)
-		switch {
-		case err != nil && ctx.Err() != nil:
-			return nil
-		case err != nil:
+		n, err := intake.read()
+		if err != nil {
 			return fmt.Errorf("receiving beacons (%s): %w", in.medium, err)
 		}
-		ttl, index := in.control(oob[:oobn])
-		r := Received{Payload: buf[:n], Medium: in.medium, At: in.now(), TTL: ttl, Near: ttl == beaconTTL && index == in.on(),
-			Source: netip.AddrPortFrom(from.Addr().Unmap(), from.Port())}
-		if in.admit(r, flags) {
-			deliver(r)
+		if n == 0 {
+			return nil
+		}
+		at, near := in.now(), in.on()
+		for i := range n {
+			ttl, index := in.control(intake.control(i))
+			r := Received{Payload: intake.content(i), Medium: in.medium, At: at, TTL: ttl, Near: ttl == beaconTTL && index == near,
+				Source: intake.source(i)}
+			if in.admit(r, intake.truncated(i)) {
+				deliver(r)
+			}
 		}
 	}
 }
 
 // admit says whether a datagram is to be delivered, and counts it.
-func (in *inlet) admit(r Received, flags int) bool {
+func (in *inlet) admit(r Received, truncated bool) bool {
 	count := &in.counters.delivered
 	switch {
 	case r.Source.Addr() == in.own:
 		count = &in.counters.own
 	case r.Medium == MediumWire && r.TTL != beaconTTL:
 		count = &in.counters.farAway
-	case flags&unix.MSG_TRUNC != 0:
+	case truncated:
 		count = &in.counters.oversized
 	}
 	count.Add(1)

@@ -84,6 +84,8 @@ type Link struct {
 	fresh   atomic.Bool   // Up was called: gratuitous ARP is due
 	deleted atomic.Bool   // the interface was away since the last look
 	kick    chan struct{} // asks Run for a look now
+
+	challenged chan struct{} // another host has claimed a VIP
 }
 
 const (
@@ -137,7 +139,7 @@ func Open(config Config) (*Link, error) {
 	l := &Link{
 		config: config, log: config.Log, chosen: !config.Address.IsValid(),
 		announceEvery: announceEvery, lookEvery: lookEvery,
-		kick: make(chan struct{}, 1),
+		kick: make(chan struct{}, 1), challenged: make(chan struct{}, 1),
 	}
 	if err := l.settle(device, addresses); err != nil && !errors.As(err, new(*AbsentError)) {
 		return nil, err

@@ -52,6 +52,8 @@ type watch struct {
 	send   *packet.Conn
 	bound  int // the interface that arp is for
 
+	defence defence // of the VIPs
+
 	told   bool // status was given to deliver at least once
 	status Status
 	asked  *[]netip.Addr     // the targets of Ask that were asked at least once
@@ -114,6 +116,11 @@ func (w *watch) loop(ctx context.Context) {
 		case <-slow.C:
 			w.ask()
 		case <-again.C:
+			w.announce()
+		case <-w.challenged:
+			w.defence.wake(time.Now())
+		case <-w.defence.due:
+			w.defence.done(time.Now())
 			w.announce()
 		}
 	}
@@ -194,12 +201,12 @@ func (w *watch) bind(now *sight) error {
 	if !now.found {
 		return nil
 	}
-	conn, err := w.listenARP(now.device)
+	r, err := w.openResponder(now.device)
 	if err != nil {
 		return err
 	}
-	w.bound, w.send = now.index, conn
-	w.arp = w.read(func() { w.respond(conn) }, func() { conn.Close() })
+	w.bound, w.send = now.index, r.send
+	w.arp = w.read(r.run, r.intake.end)
 	return nil
 }
 
