@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -94,4 +95,36 @@ func (l *Lab) Stranger(addresses int) (*Namespace, []netip.Addr, error) {
 		addrs = append(addrs, addrPlus(firstStranger, i))
 	}
 	return ns, addrs, l.plug(ns, "stranger", 0xfd, addrs)
+}
+
+// Tap gives keep each IPv4 frame that a port of the switch takes in, until the context
+// ends. The bytes are keep's own.
+func (l *Lab) Tap(ctx context.Context, keep func(frame []byte)) error {
+	socket := -1
+	err := l.sw.Do(func() (err error) {
+		ipv4 := int(binary.NativeEndian.Uint16([]byte{0x08, 0x00}))
+		if socket, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, ipv4); err != nil {
+			return err
+		}
+		return errors.Join(
+			unix.SetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20),
+			unix.SetsockoptTimeval(socket, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000}))
+	})
+	if err != nil {
+		return fmt.Errorf("tapping the switch: %w", err)
+	}
+	defer unix.Close(socket)
+	for buf := make([]byte, 1<<16); ctx.Err() == nil; {
+		n, from, err := unix.Recvfrom(socket, buf, 0)
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("tapping the switch: %w", err)
+		}
+		if at, ok := from.(*unix.SockaddrLinklayer); ok && at.Pkttype != unix.PACKET_OUTGOING {
+			keep(append([]byte(nil), buf[:n]...))
+		}
+	}
+	return nil
 }
