@@ -110,6 +110,9 @@ func FuzzAStreamOfGossip(f *testing.F) {
 	t.transport.calls.rate, t.transport.calls.most = 1e9, 1e9
 	f.Fuzz(func(tt *testing.T, sealed bool, b []byte) {
 		if sealed {
+			if len(b) == 0 {
+				return // memberlist panics; who has the key may do anything, and says something
+			}
 			b = t.sealedStream(b)
 		}
 		here, there := net.Pipe()
