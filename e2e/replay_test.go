@@ -131,6 +131,9 @@ func TestARecordedLifeMovesNothing(t *testing.T) {
 		marks[n] = len(n.Log())
 	}
 	t.Logf("%d datagrams and %d streams", len(r.datagrams), len(r.streams))
+	if len(r.datagrams) == 0 || len(r.streams) == 0 {
+		t.Fatal("nothing was recorded")
+	}
 	sendStreams() // a goodbye counts for some seconds
 	sendDatagrams()
 	sendStreams()

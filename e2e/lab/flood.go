@@ -100,13 +100,20 @@ func (l *Lab) Stranger(addresses int) (*Namespace, []netip.Addr, error) {
 // Tap gives keep each IPv4 frame that a port of the switch takes in, until the context
 // ends. The bytes are keep's own.
 func (l *Lab) Tap(ctx context.Context, keep func(frame []byte)) error {
-	socket := -1
-	err := l.sw.Do(func() (err error) {
-		ipv4 := int(binary.NativeEndian.Uint16([]byte{0x08, 0x00}))
-		if socket, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, ipv4); err != nil {
+	socket, bridge := -1, 0
+	err := l.sw.Do(func() error {
+		br, err := net.InterfaceByName(Bridge)
+		if err != nil {
+			return err
+		}
+		bridge = br.Index
+		// What a bridge forwards only sockets for all protocols see.
+		all := int(binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL}))
+		if socket, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, all); err != nil {
 			return err
 		}
 		return errors.Join(
+			unix.SetsockoptInt(socket, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1),
 			unix.SetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20),
 			unix.SetsockoptTimeval(socket, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000}))
 	})
@@ -122,7 +129,8 @@ func (l *Lab) Tap(ctx context.Context, keep func(frame []byte)) error {
 		if err != nil {
 			return fmt.Errorf("tapping the switch: %w", err)
 		}
-		if at, ok := from.(*unix.SockaddrLinklayer); ok && at.Pkttype != unix.PACKET_OUTGOING {
+		// The bridge shows once more what it takes for itself.
+		if at, ok := from.(*unix.SockaddrLinklayer); ok && at.Ifindex != bridge && n >= 14 && buf[12] == 0x08 && buf[13] == 0x00 {
 			keep(append([]byte(nil), buf[:n]...))
 		}
 	}
