@@ -123,6 +123,16 @@ func (n *Node) Plug() error {
 // SetHealthy makes the node's /healthz answer 200, as it does at the start, or 503.
 func (n *Node) SetHealthy(ok bool) { n.services.healthy.Store(ok) }
 
+// WriteConfig writes the configuration, for an agent that runs or is started otherwise.
+func (n *Node) WriteConfig() error {
+	if err := os.MkdirAll(n.Config.Node.StateDir, 0o700); err != nil {
+		return fmt.Errorf("making the state directory of %s: %w", n.Name, err)
+	}
+	return n.Config.write(n.configFile())
+}
+
+func (n *Node) configFile() string { return filepath.Join(n.Dir, "peervip.yaml") }
+
 // Start writes the configuration and starts the agent. That it is ready is for
 // WaitSettled to say.
 func (n *Node) Start() error {
@@ -132,12 +142,8 @@ func (n *Node) Start() error {
 	if n.NS == nil {
 		return fmt.Errorf("starting the agent of %s: no power", n.Name)
 	}
-	file := filepath.Join(n.Dir, "peervip.yaml")
-	if err := n.Config.write(file); err != nil {
+	if err := n.WriteConfig(); err != nil {
 		return err
-	}
-	if err := os.MkdirAll(n.Config.Node.StateDir, 0o700); err != nil {
-		return fmt.Errorf("making the state directory of %s: %w", n.Name, err)
 	}
 	log, err := os.OpenFile(n.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -151,7 +157,7 @@ func (n *Node) Start() error {
 		}
 	}
 	defer log.Close() // the child has its own descriptor
-	cmd := exec.Command(n.binary, "agent", "--config", file)
+	cmd := exec.Command(n.binary, "agent", "--config", n.configFile())
 	cmd.Stdout, cmd.Stderr = log, log
 	n.agent, err = startProcess(n.NS, cmd)
 	if err != nil {
