@@ -110,7 +110,7 @@ func (c *Core) mayServeBut() string {
 		return c.heralded.Unknown
 	}
 	if list := c.unlisted(); len(list) > 0 {
-		return fmt.Sprintf("beacons of %s come, but its gossip port cannot be reached: look for a firewall, or add it to `join`", list[0].Name)
+		return fmt.Sprintf("beacons of %s come, but its gossip port cannot be reached: look for a firewall, or add it to cluster.join", list[0].Name)
 	}
 	if p := c.outranked(false); p != nil {
 		return fmt.Sprintf("%s runs another spec (revision %d, here %d); give all nodes the same spec",
@@ -153,7 +153,7 @@ func (c *Core) mayStartAlone() string {
 		return why
 	}
 	if c.hearsAnybody() {
-		return "somebody's beacons come, and no seed answers: look at `join` and for a firewall at the gossip port"
+		return "somebody's beacons come, and no seed answers: look at cluster.join and for a firewall at the gossip port"
 	}
 	if list := c.unreadable(); len(list) > 0 {
 		return fmt.Sprintf("a member that cannot be understood sends beacons: %s; %s", describeStrangers(list), strangerCure(list))

@@ -165,7 +165,7 @@ func (l *loader) readFile() (map[string]any, error) {
 		return nil, fmt.Errorf("reading the configuration %s: %w", l.file, err)
 	}
 	if err := decoder.Decode(content, tree); err != nil {
-		return nil, fmt.Errorf("reading the configuration %s: %s", l.file, yamlFault(err))
+		return nil, fmt.Errorf("reading the configuration %s: %s", l.file, yamlFault(err, content))
 	}
 	return tree, nil
 }
@@ -204,13 +204,34 @@ func moreDocuments(content []byte) bool {
 }
 
 // yamlFault makes one line of the YAML library's errors.
-func yamlFault(err error) string {
+func yamlFault(err error, content []byte) string {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	text = strings.TrimPrefix(text, "unmarshal errors:")
 	if strings.Contains(text, "into map[string]interface {}") {
 		return "want keys and their values, like node: {interface: eth0}"
 	}
-	return strings.Join(strings.Fields(text), " ")
+	text = strings.Join(strings.Fields(text), " ")
+	var line int
+	if _, scanErr := fmt.Sscanf(text, "line %d:", &line); scanErr == nil {
+		if tab := tabNear(content, line); tab > 0 {
+			return fmt.Sprintf("line %d: a tab: YAML wants spaces", tab)
+		}
+	}
+	return text
+}
+
+// tabNear is the number of a line that begins with a tab: the one given, or one beside
+// it, since the library counts from the token before. 0: there is none.
+func tabNear(content []byte, line int) int {
+	n := 0
+	for text := range bytes.Lines(content) {
+		n++
+		indent := text[:len(text)-len(bytes.TrimLeft(text, " \t"))]
+		if n >= line-1 && n <= line+1 && bytes.ContainsRune(indent, '\t') {
+			return n
+		}
+	}
+	return 0
 }
 
 func (l *loader) flagged(key string) bool {

@@ -61,7 +61,7 @@ node.weight: want a whole number, got the text "heavy"`},
 		// node
 		{"no interface", "node: {interface: }", "node.interface: required: name the network interface that carries the VIPs: in the file, with --interface or PEERVIP_NODE_INTERFACE"},
 		{"lo", "node: {interface: lo}", "node.interface: lo reaches no other node: name the network interface that carries the VIPs"},
-		{"an interface's name too long", "node: {interface: abcdefghijklmnop}", "node.interface: \"abcdefghijklmnop\" is no name of an interface: see `ip link`"},
+		{"an interface's name too long", "node: {interface: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa}", "node.interface: \"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"… is no name of an interface: see `ip link`"},
 		{"an interface's name with a slash", "node: {interface: eth0/1}", "node.interface: \"eth0/1\" is no name of an interface: see `ip link`"},
 		{"a name with a blank", "node: {name: web 1}", `node.name: "web 1": ` + names},
 		{"a name with an umlaut", "node: {name: wéb}", `node.name: "wéb": ` + names},
@@ -218,7 +218,8 @@ func TestFileFaults(t *testing.T) {
 		{"no mapping", "- a\n- b", "want keys and their values, like node: {interface: eth0}"},
 		{"a text", "hello", "want keys and their values, like node: {interface: eth0}"},
 		{"bad syntax", "node: {name: [}", "did not find expected node content"},
-		{"a tab", "node:\n\tname: x", "line 2: found character that cannot start any token"},
+		{"a tab", "node:\n\tname: x", "line 2: a tab: YAML wants spaces"},
+		{"a tab after blanks", "node:\n  name: x\n  \tweight: 3\n", "line 3: a tab: YAML wants spaces"},
 		{"a key twice", "node: {name: a}\nnode: {name: b}", `line 2: mapping key "node" already defined at line 1`},
 		{"two documents", "node: {name: a}\n---\nnode: {name: b}\n", "more than one YAML document: leave out all from the second line of --- on"},
 	} {

@@ -17,8 +17,9 @@ import (
 // (unix(7)).
 const maxSocketPath = 107
 
-// maxInterfaceName is IFNAMSIZ without the closing zero.
-const maxInterfaceName = 15
+// maxInterfaceName is ALTIFNAMSIZ without the closing zero: a longer name than IFNAMSIZ
+// allows may be an alternative one, and the agent then says which is the right one.
+const maxInterfaceName = 127
 
 // parser collects what is wrong while it makes final values of raw ones.
 type parser struct {

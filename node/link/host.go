@@ -19,6 +19,7 @@ import (
 type device struct {
 	found    bool // false: there is no interface of the name, and the rest is zero
 	index    int
+	name     string // its own, if it was asked for by an alternative name (ip-link(8), altname)
 	mac      hwAddr
 	ethernet bool
 	kind     kind
@@ -65,15 +66,23 @@ func (a hostAddress) device() string {
 	return i.Name
 }
 
+// altNameSize is ALTIFNAMSIZ (include/uapi/linux/if.h).
+const altNameSize = 128
+
 // readDevice asks for the interface by itself: the library's link has no count of
 // carrier losses.
 func readDevice(name string) (device, error) {
-	if name == "" || len(name) >= unix.IFNAMSIZ {
+	// An alternative name may be longer; the kernel finds short ones by either attribute.
+	attribute := unix.IFLA_IFNAME
+	switch {
+	case name == "" || len(name) >= altNameSize:
 		return device{}, nil // no interface is called that
+	case len(name) >= unix.IFNAMSIZ:
+		attribute = unix.IFLA_ALT_IFNAME
 	}
 	request := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_ACK)
 	request.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-	request.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	request.AddData(nl.NewRtAttr(attribute, nl.ZeroTerminated(name)))
 	messages, err := request.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
 	if errors.Is(err, unix.ENODEV) {
 		return device{}, nil
@@ -90,7 +99,7 @@ func readDevice(name string) (device, error) {
 	}
 	info := nl.DeserializeIfInfomsg(messages[0])
 	d := device{
-		found: true, index: int(info.Index),
+		found: true, index: int(info.Index), name: unix.ByteSliceToString(attributes[unix.IFLA_IFNAME].Value),
 		up:      info.Flags&unix.IFF_UP != 0,
 		carrier: info.Flags&unix.IFF_LOWER_UP != 0,
 		running: info.Flags&unix.IFF_RUNNING != 0,

@@ -274,6 +274,8 @@ func checkInterface(config Config, device device) error {
 		return errors.New("node.interface: no interface is set" + existing())
 	case !device.found:
 		return &AbsentError{"node.interface: there is no interface " + config.Interface, existing()}
+	case device.name != config.Interface:
+		return fmt.Errorf("node.interface: %s is another name of %s: write %s", config.Interface, device.name, device.name)
 	case !device.ethernet:
 		return fmt.Errorf("node.interface: %s is not an Ethernet interface, which a VIP needs%s", config.Interface, existing())
 	case device.mac == config.MAC.addr:

@@ -39,6 +39,8 @@ func TestOpenRefuses(t *testing.T) {
 	h := s.join("n", "192.0.2.11/24")
 	s.plug(h, "eth1", "")
 	h.ip("addr add 192.0.2.50/32 dev eth1")
+	h.ip("link property add dev eth0 altname front0")
+	h.ip("link property add dev eth0 altname enx525400a1b2c3d4e5")
 	h.ip("addr add 192.0.2.51/32 dev lo") // with global scope, not as we would put it there
 	s.plug(h, "eth2", "")
 	vips := func(texts ...string) func(*Config) {
@@ -51,6 +53,9 @@ func TestOpenRefuses(t *testing.T) {
 	}{
 		{"no interface set", func(c *Config) { c.Interface = "" }, []string{"node.interface: ", "lo, eth0, eth1, eth2"}},
 		{"interface missing", func(c *Config) { c.Interface = "eth9" }, []string{"node.interface: ", "no interface eth9", "lo, eth0, eth1, eth2"}},
+		{"another name", func(c *Config) { c.Interface = "front0" }, []string{"node.interface: front0 is another name of eth0: write eth0"}},
+		{"another name that is long", func(c *Config) { c.Interface = "enx525400a1b2c3d4e5" }, []string{"node.interface: enx525400a1b2c3d4e5 is another name of eth0: write eth0"}},
+		{"long name missing", func(c *Config) { c.Interface = "enx525400a1b2c3d4e6" }, []string{"node.interface: ", "no interface enx525400a1b2c3d4e6"}},
 		{"interface without Ethernet", func(c *Config) { c.Interface = "lo" }, []string{"node.interface: lo is not an Ethernet interface"}},
 		{"interface without an address", func(c *Config) { c.Interface = "eth2" }, []string{"node.interface: eth2 has no global IPv4 address", "node.address"}},
 		{"address of nobody", func(c *Config) { c.Address = client }, []string{"node.address: 192.0.2.1 is no address of this host", "192.0.2.11 on eth0"}},
