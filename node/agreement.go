@@ -112,7 +112,7 @@ func (c *Core) takeOrphans(orphans hashring.Set) {
 		c.notice(true, "the peers do not share this node's view; taking %d buckets that nobody is seen to claim", take.Count())
 	}
 	c.claim(take)
-	c.notice(false, "taking %d buckets that nobody has", take.Count())
+	c.notice(false, "taking %d buckets that nobody has%s", take.Count(), c.because())
 	rest := orphans.Clone()
 	rest.RemoveAll(take)
 	c.orphans = question{}

@@ -32,12 +32,13 @@ type Core struct {
 	lastVoluntary      Time // 0: none since this node serves
 	gatherUntil        Time // what has got worse comes into the view then; 0: nothing has
 
-	view      View
-	places    []placement // by service
-	askedWith uint64      // version of the statement that asked for the peers' word on the view; 0: not said yet
-	orphans   question    // slots that nobody claims
-	doubles   question    // slots of this node that another claims too
-	replan    bool
+	view       View
+	viewChange string      // what made it another than the one before; "": nothing that has words
+	places     []placement // by service
+	askedWith  uint64      // version of the statement that asked for the peers' word on the view; 0: not said yet
+	orphans    question    // slots that nobody claims
+	doubles    question    // slots of this node that another claims too
+	replan     bool
 
 	// What follows from the view: the slots that it places here, those that stay
 	// where they are because nobody is fit, and those that nobody should serve.
@@ -214,6 +215,7 @@ func (c *Core) advance() {
 	}
 	c.disowned = c.disowned && !c.letGo()
 	c.warnCutOff()
+	c.tellPhases()
 	c.findFlows()
 	c.listFlows()
 	c.offerGrants()

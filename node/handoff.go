@@ -249,7 +249,7 @@ func (c *Core) receiveConfirm(p *peer, f *Confirm) {
 	over.RetainAll(g.slots)
 	c.promised.RemoveAll(over)
 	if n := over.Count(); n > 0 {
-		c.notice(false, "gave %d buckets to %s", n, p.Name)
+		c.notice(false, "gave %d buckets to %s%s", n, p.Name, c.because())
 	}
 	c.shrink(g, over)
 }

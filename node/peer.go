@@ -26,6 +26,8 @@ type peer struct {
 	waiting    *Waiting   // nil: for nothing, or it has not said
 	waitsUntil Time
 	flows      []int
+	phase      Phase // as the log has it, if it was told
+	phaseTold  bool
 
 	acked, sent uint64 // versions of this node's statement
 	sentAt      Time

@@ -81,6 +81,7 @@ func (c *Core) look() {
 	if c.places != nil && v.Digest() == c.view.Digest() {
 		return
 	}
+	c.viewChange = c.view.difference(v, c.cfg.Name)
 	c.view, c.askedWith = v, 0
 	c.places = v.place(c.cfg.Buckets, len(c.cfg.Services))
 	c.own, c.mute, c.stuck = c.cfg.newSet(), c.cfg.newSet(), c.cfg.newSet()
