@@ -39,6 +39,10 @@ type Options struct {
 	Reloading   func() (over func())
 	// LogErr is why the log is lost; nil: it is written.
 	LogErr func() error
+	// Alive is told again and again while the agent makes progress.
+	Alive func()
+	// Extend asks for so much more time, again and again while the agent leaves.
+	Extend func(time.Duration)
 	// Untuned is why the process may not be on time, see Tune.
 	Untuned error
 	Log     *slog.Logger

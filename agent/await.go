@@ -46,6 +46,9 @@ func (w *await) wait(ctx context.Context, ready func() error, waiting func(why s
 	defer tick.Stop()
 	said := ""
 	for {
+		if w.opts.Alive != nil {
+			w.opts.Alive()
+		}
 		err := ready()
 		if err == nil {
 			return nil

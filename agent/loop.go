@@ -20,24 +20,23 @@ var errHandedOver = errors.New("everything is handed over")
 // its queue and never waits for it, but for the control socket. Work is never
 // done from within other work: what an effect brings back comes by the queue.
 type loop struct {
-	cfg        Config
-	log        *slog.Logger
-	core       *node.Core
-	nonce      uint64
-	origin     time.Time
-	queue      *queue
-	send       func(to string, payloads ...[]byte)
-	known      func() []gossip.Peer
-	rejoin     func()               // has gossip try again to reach whom it has lost
-	attach     func()               // brings the VIP up, in a goroutine of its own
-	askVIP     func()               // asks whether another host answers for the VIP, in a goroutine of its own
-	find       func(node.FindFlows) // looks for flows, in a goroutine of its own
-	list       func(node.ListFlows) // lists flows, in a goroutine of its own
-	tellStatus func(line string)    // tells the service manager what the node does; nil: nobody
-	kernel     *kernel
-	beacons    *beacons
-	saver      *saver
-	ended      chan struct{} // closed when run has returned
+	cfg     Config
+	log     *slog.Logger
+	core    *node.Core
+	nonce   uint64
+	origin  time.Time
+	queue   *queue
+	send    func(to string, payloads ...[]byte)
+	known   func() []gossip.Peer
+	rejoin  func()               // has gossip try again to reach whom it has lost
+	attach  func()               // brings the VIP up, in a goroutine of its own
+	askVIP  func()               // asks whether another host answers for the VIP, in a goroutine of its own
+	find    func(node.FindFlows) // looks for flows, in a goroutine of its own
+	list    func(node.ListFlows) // lists flows, in a goroutine of its own
+	kernel  *kernel
+	beacons *beacons
+	saver   *saver
+	ended   chan struct{} // closed when run has returned
 
 	memory  memory
 	answers map[uint64]chan<- answer // who waits at the control socket
@@ -57,11 +56,12 @@ type loop struct {
 	news      news
 	strays    strays
 	ways      ways
-	served    bool        // in this life, though it may be joining again
-	told      *node.Phase // to tellStatus
+	served    bool // in this life, though it may be joining again
 	phase     node.Phase
 	going     atomic.Bool   // the node drains or leaves: its flows are counted each second
 	goes      chan struct{} // that has begun
+	leaving   atomic.Bool   // the node goes, for good or for a restart
+	line      string        // its status in a line, as of the last look
 	fatal     error
 	stop      bool
 	keepFlows bool                            // with stop: for the next life
@@ -129,11 +129,6 @@ func (l *loop) say() {
 	}
 	word := l.core.Bulletin()
 	l.served = l.served || word.Phase.Serving()
-	if l.tellStatus != nil && (l.told == nil || *l.told != word.Phase) {
-		phase := word.Phase
-		l.told = &phase
-		l.tellStatus("node " + l.cfg.Name + " of cluster " + l.cfg.Cluster + " is " + phase.String())
-	}
 	l.phaseChanged(word.Phase)
 	l.beacons.say(word)
 }

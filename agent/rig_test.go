@@ -98,6 +98,7 @@ type rig struct {
 	leave   chan struct{}
 	restart chan struct{}
 	cancel  context.CancelFunc
+	told                  // to its service manager
 	ended   chan struct{} // run has returned err
 	err     error
 }

@@ -112,7 +112,6 @@ func (r *runner) live(ctx context.Context) (began bool, err error) {
 	}
 	l := newLoop(cfg, opts.Log, r.memory)
 	defer func() { r.memory = l.memory }()
-	l.tellStatus = r.tell
 	l.kernel = newKernel(r.filter, opts.Log, l)
 	if l.beacons, err = newBeacons(cfg, l, l.kernel); err != nil {
 		return false, err

@@ -127,6 +127,7 @@ func (a *agent) run(ctx context.Context) error {
 		})
 	})
 	group.Go(func() error { return a.observe(ctx) })
+	group.Go(func() error { return a.report(ctx) })
 	group.Go(func() error {
 		leave, restart := a.opts.Leave, a.opts.Restart
 		for {

@@ -95,6 +95,7 @@ func (l *loop) phaseChanged(phase node.Phase) {
 	}
 	l.phase = phase
 	l.going.Store(phase == node.Draining || phase.Going())
+	l.leaving.Store(phase.Going())
 	if l.going.Load() {
 		select {
 		case l.goes <- struct{}{}:
@@ -106,8 +107,13 @@ func (l *loop) phaseChanged(phase node.Phase) {
 // look has the log tell what is new, each second.
 func (l *loop) look(m measures) {
 	snapshot := l.core.Snapshot()
-	l.news.troubles.look(l.now(), l.problems(snapshot, m).list)
-	for _, n := range l.cfg.statusOf(snapshot).Nodes {
+	problems := l.problems(snapshot, m)
+	l.news.troubles.look(l.now(), problems.list)
+	s := l.cfg.statusOf(snapshot)
+	m.outlook.tell(&s, nil)
+	s.Problems, s.Alert = problems.texts()
+	l.line = s.Line()
+	for _, n := range s.Nodes {
 		if n.Name == l.cfg.Name {
 			if line := l.news.waiting.look(l.now(), n); line != "" {
 				l.log.Info(line)

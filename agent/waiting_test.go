@@ -30,11 +30,14 @@ func connections(n byte) flowLister {
 }
 
 // waitingCluster is of a, with 200 open connections that never end, and b.
-func waitingCluster(t *testing.T) (a, b *rig) {
+func waitingCluster(t *testing.T, change ...func(a *rig)) (a, b *rig) {
 	s := &segment{rigs: map[string]*rig{}}
 	a, b = newRig(t, "a"), newRig(t, "b")
 	a.agent.flows, a.loop.kernel.cut = connections(200), func(hashring.Set) error { return nil }
 	a.agent.live = func(slots, _ hashring.Set) (hashring.Set, error) { return slots.Clone(), nil }
+	for _, f := range change {
+		f(a)
+	}
 	for _, r := range []*rig{a, b} {
 		s.add(r)
 		r.start()

@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
@@ -85,7 +86,7 @@ func runAgent(ctx context.Context, source *configSource, log *agentLog) error {
 	return signals.until(ctx, log.Logger, manager, func(ctx context.Context, leave, restart, reload <-chan struct{}) error {
 		return agent.Run(ctx, source.config, agent.Options{
 			Version: shortVersion(version, info), Leave: leave, Restart: restart, Log: log.Logger, Untuned: untuned, LogErr: log.err,
-			Ready: manager.ready, Status: manager.status,
+			Ready: manager.ready, Status: manager.status, Alive: manager.alive, Extend: manager.extend,
 			Reload: reload, Reloading: manager.reloading, Load: source.reload, SetLogLevel: log.level.Set,
 		})
 	})
@@ -112,6 +113,24 @@ func (m *serviceManager) ready() {
 
 func (m *serviceManager) status(line string) {
 	m.tell("STATUS=" + strings.ReplaceAll(line, "\n", "; "))
+}
+
+// alive is for WatchdogSec=: an agent that does not say so in time is taken to hang.
+func (m *serviceManager) alive() {
+	if m.watched() {
+		m.tell(daemon.SdNotifyWatchdog)
+	}
+}
+
+// watched reports whether the service manager wants to be told.
+func (m *serviceManager) watched() bool {
+	within, err := daemon.SdWatchdogEnabled(false)
+	return err == nil && within > 0
+}
+
+// extend asks for so much time from now on, whatever TimeoutStopSec= says.
+func (m *serviceManager) extend(by time.Duration) {
+	m.tell(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", by.Microseconds()))
 }
 
 func (m *serviceManager) stopping() {

@@ -72,7 +72,7 @@ func (s *signals) until(ctx context.Context, log *slog.Logger, m manager, run fu
 			}
 			switch {
 			case got == unix.SIGHUP && (restarting || !leaving.IsZero()):
-				log.Info("nothing is reloaded: this node is leaving", "signal", got)
+				log.Info("nothing is reloaded: this node is leaving", "signal", signalName(got))
 			case got == unix.SIGHUP:
 				select {
 				case reload <- struct{}{}:
@@ -81,17 +81,17 @@ func (s *signals) until(ctx context.Context, log *slog.Logger, m manager, run fu
 			case got == restartSignal && restarting:
 			case got == restartSignal:
 				restarting = true
-				log.Info("handing over; open connections wait for the next start", "signal", got)
+				log.Info("handing over; open connections wait for the next start", "signal", signalName(got))
 				m.stopping()
 				close(restart)
 			case leaving.IsZero():
 				leaving = s.now()
-				log.Info("handing over and leaving; a second signal ends at once", "signal", got)
+				log.Info("handing over and leaving; a second signal ends at once", "signal", signalName(got))
 				m.stopping()
 				close(leave)
 			case s.now().Sub(leaving) < sameSignal:
 			default:
-				log.Warn("ending at once, nothing is handed over any more", "signal", got)
+				log.Warn("ending at once, nothing is handed over any more", "signal", signalName(got))
 				signal.Reset(unix.SIGTERM, unix.SIGINT)
 				cancel()
 				select {
@@ -116,4 +116,12 @@ func (s *signals) until(ctx context.Context, log *slog.Logger, m manager, run fu
 		log.Info("this node has left")
 	}
 	return nil
+}
+
+// signalName is how kill(1) and the unit call it.
+func signalName(s os.Signal) string {
+	if number, ok := s.(unix.Signal); ok {
+		return unix.SignalName(number)
+	}
+	return s.String()
 }

@@ -67,7 +67,7 @@ var errNotWell = errors.New("not all is well")
 
 // checked is nil if all is well.
 func checked(s agent.Status) error {
-	switch text := verdict(s); {
+	switch text := s.Verdict(); {
 	case strings.HasPrefix(text, "NOT "):
 		return &codeError{errNotWell, checkNotWell}
 	case len(s.Problems) > 0:

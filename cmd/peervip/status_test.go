@@ -194,7 +194,7 @@ func TestVerdict(t *testing.T) {
 	} {
 		s := exampleStatus()
 		change(&s)
-		if got := verdict(s); got != want {
+		if got := s.Verdict(); got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
 	}

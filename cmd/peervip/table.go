@@ -19,7 +19,7 @@ const screenWidth = 80
 // is wrong, in 80 columns. Only a single word that is longer than that stands out.
 func statusTable(s agent.Status) string {
 	var b strings.Builder
-	wrap(&b, "", fmt.Sprintf("%s: node %s of cluster %s is %s", verdict(s), s.Node, s.Cluster, s.Phase))
+	wrap(&b, "", fmt.Sprintf("%s: node %s of cluster %s is %s", s.Verdict(), s.Node, s.Cluster, s.Phase))
 	agreed := "agreed"
 	if !s.Agreed {
 		agreed = "NOT AGREED"
@@ -97,36 +97,6 @@ func writeList[T any](b *strings.Builder, mark string, list []T, text func(T) st
 	for _, item := range list {
 		wrap(b, mark, text(item))
 	}
-}
-
-// verdict says at a glance whether all is well. A node that joins may know nobody
-// yet: what it sees of the buckets says nothing of the cluster.
-func verdict(s agent.Status) string {
-	if s.Phase == node.Joining.String() {
-		return "NOT SERVING"
-	}
-	if s.Lease == agent.LeaseWaiting {
-		return "NOT WELL, this node is silent"
-	}
-	for _, svc := range s.Services {
-		if svc.Unclaimed > 0 {
-			return fmt.Sprintf("NOT WELL, %d of %d buckets unclaimed", svc.Unclaimed, svc.Buckets)
-		}
-		if svc.ClaimedTwice > 0 {
-			return fmt.Sprintf("NOT WELL, %d of %d buckets claimed twice", svc.ClaimedTwice, svc.Buckets)
-		}
-	}
-	switch n := len(s.Problems); {
-	case s.Alert != "":
-		return "NOT WELL, " + s.Alert
-	case n == 1:
-		return "1 PROBLEM"
-	case n > 1:
-		return fmt.Sprintf("%d PROBLEMS", n)
-	case !s.Agreed:
-		return "SETTLING"
-	}
-	return "OK"
 }
 
 // column is one of a table; all but names are short.
