@@ -311,10 +311,11 @@ func (w *fakeWire) Run(ctx context.Context, notify func(link.Status)) error {
 
 // fakeCluster is a membership that knows what a test tells the loop.
 type fakeCluster struct {
-	mu    sync.Mutex
-	left  bool
-	stats gossip.Stats
-	join  func(seeds []string) (int, error)
+	mu     sync.Mutex
+	left   bool
+	leaves error // what becomes of the goodbye
+	stats  gossip.Stats
+	join   func(seeds []string) (int, error)
 }
 
 func (c *fakeCluster) Run(ctx context.Context) error { <-ctx.Done(); return nil }
@@ -323,7 +324,7 @@ func (c *fakeCluster) Leave(context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.left = true
-	return nil
+	return c.leaves
 }
 
 func (c *fakeCluster) Join(seeds []string) (int, error) { return c.join(seeds) }

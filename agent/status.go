@@ -42,10 +42,13 @@ type Status struct {
 
 // NodeStatus is one node as the answering agent sees it.
 type NodeStatus struct {
-	Name     string                       `json:"name"`
-	Address  string                       `json:"address"`
-	Phase    string                       `json:"phase"`
-	Alive    bool                         `json:"alive"`
+	Name    string `json:"name"`
+	Address string `json:"address"`
+	Phase   string `json:"phase"`
+	Alive   bool   `json:"alive"`
+	// Unknown: what this node has is not known here, and its services say nothing: it
+	// runs another spec, or has not told yet.
+	Unknown  bool                         `json:"unknown,omitempty"`
 	Weight   int                          `json:"weight"`
 	Services map[string]NodeServiceStatus `json:"services"`
 	// Wish is what the node has still to be told when it comes back, or empty.
@@ -97,7 +100,7 @@ func (c *Config) statusOf(s node.Snapshot) Status {
 			n.Address = c.Address.String()
 		}
 		one := NodeStatus{
-			Name: n.Name, Address: n.Address, Phase: n.Phase.String(), Alive: n.Alive,
+			Name: n.Name, Address: n.Address, Phase: n.Phase.String(), Alive: n.Alive, Unknown: n.Unknown,
 			Weight: n.Weight * 10, Wish: string(n.Wish), Waiting: waitingStatus(n.Waiting), Services: map[string]NodeServiceStatus{},
 		}
 		for i, svc := range n.Services {

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
 	"sync/atomic"
@@ -168,7 +169,11 @@ func (a *agent) runLoop(ctx context.Context) error {
 		goodbye, cancel := context.WithTimeout(ctx, goodbyeTimeout)
 		defer cancel()
 		if errLeave := a.cluster.Leave(goodbye); errLeave != nil {
-			a.loop.log.Warn("the others may take this leave for a death", "error", errLeave)
+			level := slog.LevelDebug // those who go too need no goodbye
+			if a.loop.leavesServing() {
+				level = slog.LevelWarn
+			}
+			a.loop.log.Log(ctx, level, "the others may take this leave for a death", "error", errLeave)
 		}
 	}
 	if err == nil {

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/peervip/peervip/hashring"
@@ -102,6 +103,13 @@ func (l *loop) phaseChanged(phase node.Phase) {
 		default:
 		}
 	}
+}
+
+// leavesServing reports whether another node serves on when this one goes.
+func (l *loop) leavesServing() bool {
+	return slices.ContainsFunc(l.core.Snapshot().Nodes, func(n node.NodeSnapshot) bool {
+		return n.Name != l.cfg.Name && n.Alive && n.Phase.Serving()
+	})
 }
 
 // look has the log tell what is new, each second.

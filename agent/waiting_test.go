@@ -149,3 +149,26 @@ func TestWaitingUncounted(t *testing.T) {
 		t.Errorf("it is %v", n.Waiting)
 	}
 }
+
+// A goodbye that nobody confirms is worth a warning while somebody serves on, and not when
+// all go at once.
+func TestGoodbyeThatNobodyConfirms(t *testing.T) {
+	t.Parallel()
+	const line = `level=WARN msg="the others may take this leave for a death"`
+	_, rigs := newCluster(t, "a", "b")
+	for _, r := range rigs {
+		r.members.set(func(c *fakeCluster) { c.leaves = errFake })
+		_, err := r.client.Leave(t.Context(), LeaveRequest{})
+		must(t, err)
+		must(t, r.end(t))
+		if r == rigs[0] {
+			rigs[1].loop.Event(gossip.Dead{Name: "a", Left: true})
+		}
+	}
+	if !strings.Contains(rigs[0].log.String(), line) {
+		t.Errorf("b serves on, and a logs %s", rigs[0].log)
+	}
+	if strings.Contains(rigs[1].log.String(), line) {
+		t.Errorf("b is the last, and logs %s", rigs[1].log)
+	}
+}

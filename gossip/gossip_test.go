@@ -205,7 +205,7 @@ func TestJoinSaysWhyForEachSeed(t *testing.T) {
 	}
 	for seed, want := range map[string]string{
 		c.at(1).Addr().String(): "own address",
-		c.at(9).Addr().String(): "nothing listens there",
+		c.at(9).Addr().String(): "nothing listens at",
 		"no-such-host.invalid":  "finding its address",
 		"bad:port:7946":         "not an address or name",
 	} {

@@ -205,9 +205,9 @@ func (g *Gossip) joinError(addr netip.AddrPort, err error) error {
 	case text == "EOF", has("connection reset"):
 		return fmt.Errorf("it hung up without an answer (%s): is it a node of cluster %q?", text, g.cfg.Cluster)
 	case has("connection refused"):
-		return fmt.Errorf("nothing listens there (%s): is its agent running, and the port right?", text)
+		return fmt.Errorf("nothing listens at %s: is its agent running, and the port right?", addr)
 	case has("i/o timeout"):
-		return fmt.Errorf("no answer (%s): is the address right, and TCP and UDP port %d open on the way?", text, addr.Port())
+		return fmt.Errorf("no answer from %s: is the address right, and TCP and UDP port %d open on the way?", addr, addr.Port())
 	default:
 		return errors.New(text)
 	}

@@ -50,7 +50,7 @@ func (l *limitedLog) limited(level slog.Level, msg string, args ...any) {
 	l.mu.Unlock()
 
 	if silent > 0 {
-		args = append(args, "and_before", silent)
+		args = append(args, "not_logged", silent)
 	}
 	l.out.Log(context.Background(), level, msg, args...)
 }

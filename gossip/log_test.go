@@ -54,7 +54,7 @@ func TestRepeatedTroubleIsOneLineAMinute(t *testing.T) {
 	}
 	now = now.Add(logEvery)
 	l.limited(slog.LevelWarn, "trouble")
-	if got := out.lines("and_before=4"); len(got) != 1 {
+	if got := out.lines("not_logged=4"); len(got) != 1 {
 		t.Errorf("the second line does not count the silent ones: %q", out.lines("msg=trouble"))
 	}
 }

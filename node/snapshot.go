@@ -32,9 +32,12 @@ type Snapshot struct {
 // NodeSnapshot is one node as this node sees it.
 type NodeSnapshot struct {
 	Incarnation
-	Address  string
-	Phase    Phase
-	Alive    bool
+	Address string
+	Phase   Phase
+	Alive   bool
+	// Unknown: what an alive node has cannot be told: it runs another spec, or has not said
+	// anything yet.
+	Unknown  bool
 	Weight   int                   // in tenths of the default weight
 	Services []NodeServiceSnapshot // by service number
 	// Wish is what the node has still to be told, or "".
@@ -149,6 +152,7 @@ func (c *Core) kernelState(slot Slot) State {
 
 func (c *Core) peerSnapshot(p *peer) NodeSnapshot {
 	n := NodeSnapshot{Incarnation: p.Incarnation, Address: p.Address, Alive: p.alive}
+	n.Unknown = p.alive && (p.foreign || p.said == nil)
 	if w, ok := c.wishes[p.Name]; ok {
 		n.Wish = w.Want
 	}

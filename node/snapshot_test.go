@@ -53,7 +53,7 @@ func TestSnapshotSumsUp(t *testing.T) {
 		{Incarnation: Incarnation{"a", 1}, Phase: Active, Alive: true, Weight: 10, Services: []NodeServiceSnapshot{{Healthy: true, Flows: 7}}},
 		{Incarnation: Incarnation{"b", 'b'}, Phase: Active, Alive: true, Weight: 10, Services: []NodeServiceSnapshot{{Healthy: true, Own: 3, Flows: 5}}, Wish: WantDrain},
 		{Incarnation: Incarnation{"c", 'c'}, Phase: Active, Alive: true, Weight: 10, Services: []NodeServiceSnapshot{{Own: 2}}},
-		{Incarnation: Incarnation{"x", 'x'}, Address: "192.0.2.9", Alive: true, Services: []NodeServiceSnapshot{{Healthy: true}}},
+		{Incarnation: Incarnation{"x", 'x'}, Address: "192.0.2.9", Alive: true, Unknown: true, Services: []NodeServiceSnapshot{{Healthy: true}}},
 	}
 	if diff := cmp.Diff(want, s.Nodes); diff != "" {
 		t.Errorf("nodes (-want +got):\n%s", diff)

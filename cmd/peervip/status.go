@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/peervip/peervip/agent"
 )
@@ -37,7 +39,8 @@ Without it the exit code is 0 whenever the agent answers.`,
 			return &usageError{errors.New("--watch and --check exclude each other (see peervip status --help)")}
 		}
 		if watch {
-			w := watcher{client: client, output: *o, out: cmd.OutOrStdout(), errors: cmd.ErrOrStderr(), period: watchPeriod}
+			w := watcher{client: client, output: *o, out: cmd.OutOrStdout(), errors: cmd.ErrOrStderr(), period: watchPeriod,
+				rows: func() int { return rowsOf(cmd.OutOrStdout()) }}
 			return w.run(cmd.Context())
 		}
 		s, err := client.Status(cmd.Context())
@@ -84,6 +87,7 @@ type watcher struct {
 	}
 	output      output
 	out, errors io.Writer
+	rows        func() int // of the screen; 0, or nil: as many as there are lines
 	period      time.Duration
 }
 
@@ -127,10 +131,39 @@ func (w *watcher) show(s agent.Status, failed error) error {
 		printError(w.errors, failed)
 		return nil
 	}
-	if _, err := w.out.Write(screen.Bytes()); err != nil {
+	seen := screen.Bytes()
+	if w.output == outputTable && w.rows != nil {
+		seen = firstRows(seen, w.rows())
+	}
+	if _, err := w.out.Write(seen); err != nil {
 		return fmt.Errorf("writing the status: %w", err)
 	}
 	return nil
+}
+
+// firstRows is what fits on a screen of so many rows, so that the verdict does not
+// scroll away; 0: the whole.
+func firstRows(text []byte, rows int) []byte {
+	lines := bytes.SplitAfter(bytes.TrimSuffix(text, []byte("\n")), []byte("\n"))
+	if rows < 3 || len(lines) < rows {
+		return text
+	}
+	kept := rows - 2 // the cursor needs the last row
+	more := fmt.Sprintf("... and %d lines more: `peervip status` shows all\n", len(lines)-kept)
+	return append(bytes.Join(lines[:kept], nil), more...)
+}
+
+// rowsOf is how many rows the terminal has; 0: it is none.
+func rowsOf(out io.Writer) int {
+	file, ok := out.(*os.File)
+	if !ok {
+		return 0
+	}
+	size, err := unix.IoctlGetWinsize(int(file.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return 0
+	}
+	return int(size.Row)
 }
 
 func printStatus(w io.Writer, o output, s agent.Status) error {

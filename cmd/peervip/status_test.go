@@ -89,6 +89,22 @@ check  other: tcp 127.0.0.1:80: connection refused
   !  web-2 is silent or dead; its buckets have gone to the others until it is
      back
 `},
+		{"what others have is not known, and one waits", func(s *agent.Status) {
+			s.Nodes[1].Unknown = true
+			s.Nodes[2].Phase, s.Nodes[2].Waiting = "draining", &agent.WaitingStatus{Flows: 3, Left: 280}
+		}, `
+OK: node web-1 of cluster web is active
+address 192.0.2.100 at 01:00:5e:7f:02:64, view 9f2c1a2b agreed
+lease held
+packets: 123456 accepted, 234567 dropped (the other nodes' share)
+
+  NODE   ADDRESS     PHASE     HEALTH  WEIGHT  BUCKETS  SHARE    FLOWS
+* web-1  192.0.2.11  active    ok         100      342  33.4%       12
+  web-2  192.0.2.12  active    ?          100        ?      ?        ?
+  web-3  192.0.2.13  draining  ok         100      341  33.3%  1234567
+    waiting for 3 open connections, at most 4m40s; ` + "`peervip drain web-3 --grace" + `
+    0s` + "` ends them" + `
+`},
 		{"one has left and will be back", func(s *agent.Status) {
 			s.Nodes[1] = agent.NodeStatus{Name: "web-2", Phase: "restarting", Services: map[string]agent.NodeServiceStatus{"other": {}}}
 		}, `
@@ -332,5 +348,25 @@ func TestWatchEndsWithItsScreen(t *testing.T) {
 	defer cancel()
 	if err := w.run(ctx); err != nil {
 		t.Errorf("%v", err)
+	}
+}
+
+// The verdict stays on a screen that is too small for the rest.
+func TestWatchOnASmallScreen(t *testing.T) {
+	s := exampleStatus()
+	whole := statusTable(s)
+	for rows, want := range map[int]int{0: 9, 2: 9, 40: 9, 10: 9, 9: 8, 5: 4, 3: 2} {
+		var out bytes.Buffer
+		w := watcher{out: &out, output: outputTable, rows: func() int { return rows }}
+		if err := w.show(s, nil); err != nil {
+			t.Fatal(err)
+		}
+		text := strings.TrimPrefix(out.String(), redraw)
+		if n := strings.Count(text, "\n"); n != want || !strings.HasPrefix(text, "OK: node web-1") || (want < 9) != strings.Contains(text, "lines more: `peervip status` shows all") {
+			t.Errorf("%d rows: %d lines, want %d:\n%s", rows, n, want, text)
+		}
+	}
+	if n := strings.Count(whole, "\n"); n != 9 {
+		t.Errorf("the test takes the table for one of 9 lines, and it has %d", n)
 	}
 }

@@ -180,6 +180,9 @@ func nodeRow(n agent.NodeStatus, total int) []string {
 			phase = "SILENT"
 		}
 	}
+	if n.Unknown {
+		return []string{n.Address, phase, "?", fmt.Sprint(n.Weight), "?", "?", "?"}
+	}
 	return []string{
 		n.Address, phase, health, fmt.Sprint(n.Weight), fmt.Sprint(buckets),
 		fmt.Sprintf("%.1f%%", 100*float64(buckets)/float64(max(total, 1))), fmt.Sprint(flows),

@@ -47,7 +47,7 @@ func (b *Beacons) Send(ctx context.Context, build Build) error {
 			if late := s.late.read(); late.Skipped != told {
 				// What lasts is one of the problems, and told as such.
 				b.link.log.Debug("beacons were late by more than their interval", "times", late.Skipped-told, "last_late", late.LastSkip.Round(time.Millisecond),
-					"interval", s.interval, "scheduling class", s.standing.Load().class)
+					"interval", s.interval, "class", s.standing.Load().class)
 				told = late.Skipped
 			}
 		}

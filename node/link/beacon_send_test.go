@@ -108,7 +108,7 @@ func TestKickAtAnyTime(t *testing.T) {
 // Lateness of more than the interval is a line in the log, with its amount.
 func TestLatenessIsLogged(t *testing.T) {
 	var lines lineWriter
-	b := lone(t, 10*time.Millisecond, slog.New(slog.NewTextHandler(&lines, nil)))
+	b := lone(t, 10*time.Millisecond, slog.New(slog.NewTextHandler(&lines, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	var once atomic.Bool
 	background(t, func(ctx context.Context) error {
 		return b.Send(ctx, func(now time.Duration, buf []byte) ([]byte, bool, []netip.AddrPort, bool) {
@@ -123,7 +123,7 @@ func TestLatenessIsLogged(t *testing.T) {
 	if late.Skipped == 0 || late.Max < 80*time.Millisecond || late.LastSkipAt == 0 || b.TakeMaxLateness() < 80*time.Millisecond {
 		t.Errorf("%+v", late)
 	}
-	for _, part := range []string{"level=WARN", "times=", "\"last by\"=", "interval=10ms", "\"scheduling class\"="} {
+	for _, part := range []string{"level=DEBUG", "times=", "last_late=", "interval=10ms", "class="} {
 		if !strings.Contains(lines.text(), part) {
 			t.Errorf("%q does not say %s", lines.text(), part)
 		}
