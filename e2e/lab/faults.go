@@ -24,12 +24,13 @@ const (
 	Beacons
 )
 
-// matches returns the nft expressions of the traffic, one for each rule.
+// matches returns the nft expressions of the traffic, one for each rule. No frame
+// matches two of them: it would be lost by chance twice.
 func (t Traffic) matches() []string {
 	switch t {
 	case Gossip:
 		const l4 = "meta l4proto { tcp, udp } th "
-		return []string{fmt.Sprintf(l4+"sport %d ", GossipPort), fmt.Sprintf(l4+"dport %d ", GossipPort)}
+		return []string{fmt.Sprintf(l4+"sport %d ", GossipPort), fmt.Sprintf(l4+"sport != %d th dport %[1]d ", GossipPort)}
 	case Wire:
 		return []string{fmt.Sprintf("ip daddr %s ", VIP)}
 	case Unicast:

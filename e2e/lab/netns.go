@@ -76,6 +76,9 @@ func Sweep() error {
 
 // NewNamespace makes the namespace and brings its loopback up. Close removes it.
 func NewNamespace(name string) (*Namespace, error) {
+	if err := shareNamedDir(); err != nil {
+		return nil, err
+	}
 	var handle netns.NsHandle
 	err := onThread(func() error {
 		var err error
@@ -97,6 +100,35 @@ func NewNamespace(name string) (*Namespace, error) {
 		return nil, errors.Join(fmt.Errorf("bringing up lo in %s: %w", name, err), ns.Close())
 	}
 	return ns, nil
+}
+
+// shareNamedDir makes the folder of names what the first `ip netns` on a machine makes
+// of it: a mount of its own. Done later, by `ip netns` while a lab is up, it would lay
+// the folder over the lab's names, which nobody could then remove. The lock is the one
+// that `ip netns` takes.
+func shareNamedDir() error {
+	err := os.MkdirAll(namedDir, 0o755)
+	if err != nil {
+		return fmt.Errorf("making the folder of namespaces: %w", err)
+	}
+	dir, err := os.Open(namedDir)
+	if err != nil {
+		return fmt.Errorf("opening the folder of namespaces: %w", err)
+	}
+	defer dir.Close()
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("locking %s: %w", namedDir, err)
+	}
+	share := func() error { return unix.Mount("", namedDir, "none", unix.MS_SHARED|unix.MS_REC, "") }
+	if err = share(); err == unix.EINVAL { // not a mount yet
+		if err = unix.Mount(namedDir, namedDir, "none", unix.MS_BIND|unix.MS_REC, ""); err == nil {
+			err = share()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("mounting %s: %w", namedDir, err)
+	}
+	return nil
 }
 
 // Do runs f on a thread that is inside the namespace. Sockets that f opens stay

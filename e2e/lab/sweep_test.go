@@ -2,6 +2,7 @@ package lab
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -40,4 +41,38 @@ func TestSweepPassesOverAHiddenName(t *testing.T) {
 		}
 		return Sweep()
 	}))
+}
+
+// A lab is the first on its machine to name a namespace, and `ip netns` comes while it
+// is up: it must not lay the folder of names anew over the lab's.
+func TestNamesSurviveTheFirstIPNetns(t *testing.T) {
+	if !isUnshared(t) {
+		return
+	}
+	must(t, unix.Mount("tmpfs", "/run", "tmpfs", 0, ""))
+	ns, err := NewNamespace(UniquePrefix() + "n")
+	must(t, err)
+	for _, args := range [][]string{{"add", "other"}, {"exec", ns.Name, "true"}, {"delete", "other"}} {
+		out, err := exec.Command("ip", append([]string{"netns"}, args...)...).CombinedOutput()
+		if err != nil {
+			t.Errorf("ip netns %v: %v: %s", args, err, out)
+		}
+	}
+	must(t, ns.Close())
+}
+
+// isUnshared says whether the test runs in mounts of its own. If not, it has run the
+// test so, in a process of its own.
+func isUnshared(t *testing.T) bool {
+	t.Helper()
+	const mark = "PEERVIP_UNSHARED"
+	if os.Getenv(mark) == t.Name() {
+		return true
+	}
+	cmd := exec.Command("unshare", "--mount", "--propagation", "private", os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), mark+"="+t.Name())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	return false
 }
