@@ -40,13 +40,17 @@ func eventually(t *testing.T, check func() error) {
 	must(t, lab.Poll(patiently(t), check))
 }
 
-// configuration is the one of README, for the machine: the name is the host's.
-func configuration() string {
+// configuration is the one of README for so many machines: the name is the host's.
+func configuration(machines int) string {
+	var join []string
+	for i := range machines {
+		join = append(join, lab.NodeAddress(i).String())
+	}
 	return `node: {interface: ` + nodeLink + `}
 cluster:
   name: web
   key_file: /etc/peervip/key
-  join: [` + lab.NodeAddress(0).String() + `, ` + lab.NodeAddress(1).String() + `, ` + lab.NodeAddress(2).String() + `]
+  join: [` + strings.Join(join, ", ") + `]
 spec:
   vips: [` + lab.VIP.String() + `]
   services:
@@ -87,7 +91,7 @@ func build(t *testing.T, machines int, change ...func(m *machine) error) *cluste
 		must(t, os.MkdirAll(filepath.Join(m.files, "/usr/local/sbin"), 0o755))
 		must(t, os.Link(binary, filepath.Join(m.files, "/usr/local/sbin/peervip")))
 		must(t, writeFile(m.files, "/etc/peervip/key", string(secret), 0o600))
-		must(t, m.write(configFile, configuration()))
+		must(t, m.write(configFile, configuration(machines)))
 		must(t, m.write("/etc/systemd/system/peervip.service", string(unit)))
 		must(t, m.enable("peervip.service", "/etc/systemd/system/"))
 		for _, f := range change {
@@ -265,4 +269,11 @@ func (w *crowd) served(t *testing.T, what string, span lab.Window) {
 	if failed > 0 || v.Begun == 0 {
 		t.Errorf("%s: %d of %d new connections failed: %v", what, failed, v.Begun, v.FirstError)
 	}
+}
+
+func contains(text, words string) error {
+	if !strings.Contains(text, words) {
+		return fmt.Errorf("no %q in %q", words, text)
+	}
+	return nil
 }

@@ -21,7 +21,7 @@ func bound(m *machine) error {
 		"/etc/nginx/sites-available/default":             site,
 		"/etc/systemd/system/nginx.service.d/after.conf": "[Unit]\nAfter=peervip.service\n",
 		"/etc/systemd/system/peervip-handover.service":   string(unit),
-		configFile: strings.ReplaceAll(configuration(), "127.0.0.1", lab.VIP.String()),
+		configFile: strings.ReplaceAll(configuration(2), "127.0.0.1", lab.VIP.String()),
 	} {
 		if err := m.write(path, text); err != nil {
 			return err
