@@ -119,7 +119,7 @@ func TestARecordedLifeMovesNothing(t *testing.T) {
 					continue // it has no place for more of this host
 				}
 				c.Write(r.bytes(id))
-				time.Sleep(50 * time.Millisecond)
+				time.Sleep(100 * time.Millisecond) // more than a few in a second are none of a joiner
 				c.Close()
 			}
 			return nil

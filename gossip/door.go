@@ -20,7 +20,7 @@ import (
 // one exchange takes, so where there are too many strangers the newest has precedence.
 const (
 	// strangerPlaces is how many connections of unknown addresses are open at a time.
-	strangerPlaces = 32
+	strangerPlaces = 64
 	// strangerPlacesEach and knownPlacesEach are how many there are of one address. A
 	// member that has much to say opens the next before the last was read.
 	strangerPlacesEach = 4
