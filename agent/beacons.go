@@ -24,6 +24,7 @@ type beaconLine interface {
 	Receive(context.Context, func(link.Received)) error
 	Kick()
 	Unread() bool
+	HeardUntil(now time.Duration) time.Duration
 	Tell(to netip.AddrPort, payload []byte) error
 	Status() link.BeaconStatus
 }
@@ -151,9 +152,9 @@ func (b *beacons) build(now time.Duration, buf []byte) (payload []byte, marked b
 	return payload, marked, unicast, ok
 }
 
-// attend tells the herald whether everything that has come has been heard: a
+// attend tells the herald until when everything that has come has been heard: a
 // goroutine that does not get to read must not make its peers look silent. It needs mu.
-func (b *beacons) attend(now node.Time) { b.herald.Attend(now, !b.line.Unread()) }
+func (b *beacons) attend(now node.Time) { b.herald.AttendUntil(now, b.line.HeardUntil(now)) }
 
 // addressees are those who get the beacon by unicast too.
 func (b *beacons) addressees(now node.Time) []netip.AddrPort {

@@ -246,6 +246,13 @@ func (l *fakeLine) Receive(ctx context.Context, deliver func(link.Received)) err
 
 func (l *fakeLine) Unread() bool { return len(l.incoming) > 0 }
 
+func (l *fakeLine) HeardUntil(now time.Duration) time.Duration {
+	if l.Unread() {
+		return 0
+	}
+	return now
+}
+
 // Tell carries a letter on the unicast medium.
 func (l *fakeLine) Tell(_ netip.AddrPort, payload []byte) error {
 	l.mu.Lock()

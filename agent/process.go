@@ -17,9 +17,9 @@ import (
 const gcPercent = 200
 
 // memoryLimit has garbage collected sooner while much of it is made in a short time:
-// the memory is locked, so the machine does not get it back soon. An agent at rest needs
-// a tenth of it.
-const memoryLimit = 128 << 20
+// the memory is locked, so the machine does not get it back soon. No agent needs a
+// quarter of it.
+const memoryLimit = 512 << 20
 
 // Tune makes this process fit to send beacons on time on a busy machine: its memory is
 // locked, its threads go before others, and garbage is collected seldom and at a quiet

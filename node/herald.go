@@ -111,6 +111,9 @@ func (h *Herald) Know(now Time, inc Incarnation) { h.live.Know(h.at(now), inc) }
 // held dead because this node is too busy to listen.
 func (h *Herald) Attend(now Time, heardAll bool) { h.live.Attend(h.at(now), heardAll) }
 
+// AttendUntil is Attend where it is known until when all that has come has been heard.
+func (h *Herald) AttendUntil(now, heard Time) { h.live.AttendUntil(h.at(now), heard) }
+
 // Forget drops an incarnation that has left, or was replaced.
 func (h *Herald) Forget(inc Incarnation) {
 	h.live.Forget(inc)

@@ -168,9 +168,21 @@ func NewLiveness(self Incarnation, detect Detect) *Liveness {
 // heard. As long as it has not, the silence of others is not counted: they may have
 // spoken. A node that never calls it hears everything at once.
 func (l *Liveness) Attend(now Time, heardAll bool) {
-	if att := l.stir(now); heardAll || !l.attends {
-		l.heardAll = att
+	if heardAll || !l.attends {
+		l.AttendUntil(now, now)
+		return
 	}
+	l.stir(now)
+}
+
+// AttendUntil says that all has been heard that had come by then. A flood of which
+// something always waits keeps nobody's silence from being counted.
+func (l *Liveness) AttendUntil(now, heard Time) {
+	att := l.stir(now)
+	if !l.attends {
+		heard = now
+	}
+	l.heardAll = max(l.heardAll, att-(now-min(heard, now)))
 	l.attends = true
 }
 

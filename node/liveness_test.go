@@ -450,3 +450,45 @@ func TestTooManyToKnow(t *testing.T) {
 	}
 	wantKind(t, a.Hear(tb.now, Wire, &Beacon{Incarnation: Incarnation{"q", 1}, Seq: 7}), HeardChallenge)
 }
+
+// A flood, of which something always waits to be read, hides no death: what came before
+// is known to have been heard.
+func TestAFloodHidesNoDeath(t *testing.T) {
+	detect := NewDetect(20*time.Millisecond, 10)
+	for _, lag := range []time.Duration{0, time.Millisecond, 15 * time.Millisecond} {
+		peer := Incarnation{Name: "n3", Nonce: 3}
+		herald := NewHerald(Incarnation{Name: "n1", Nonce: 1}, detect, 4*time.Millisecond)
+		herald.Know(1, peer)
+		var mine Beacon
+		now := Time(time.Second)
+		step := func(heard bool) (dead bool) {
+			herald.Say(now, Bulletin{Phase: Active, Weight: 10})
+			herald.AttendUntil(now, now-lag)
+			herald.Beacon(now, &mine)
+			if heard {
+				herald.Hear(now, Wire, &Beacon{Incarnation: peer, Seq: SeqAt(now), Phase: Active, Weight: 10,
+					Peers: []PeerAck{{Key: KeyOf(Incarnation{Name: "n1", Nonce: 1}), Seq: mine.Seq, Flags: AckHeard | AckAlive}}})
+			}
+			for _, e := range herald.Events(now) {
+				if s, ok := e.(PeerStanding); ok && s.Standing == Dead {
+					dead = true
+				}
+			}
+			return dead
+		}
+		for ; now < Time(4*time.Second); now += detect.Interval {
+			if step(true) {
+				t.Fatalf("lag %v: held dead while it lives", lag)
+			}
+		}
+		died := now - detect.Interval
+		for !step(false) {
+			if now += detect.Interval; now > died+Time(time.Minute) {
+				t.Fatalf("lag %v: not held dead within a minute", lag)
+			}
+		}
+		if took := now - died; took < detect.D || took > detect.D+lag+2*detect.Interval {
+			t.Errorf("lag %v: held dead after %v, D is %v", lag, took, detect.D)
+		}
+	}
+}

@@ -95,6 +95,13 @@ func (b *Beacons) Unread() bool {
 	return false
 }
 
+// HeardUntil returns until when all that has come, on both media, was delivered: now, if
+// nothing waits. It is exact also where something always waits, as in a flood. It does
+// not wait, and may be called from the thread that sends.
+func (b *Beacons) HeardUntil(now time.Duration) time.Duration {
+	return min(now, b.wire.heardUntil(now), b.unicast.heardUntil(now))
+}
+
 // receiveBuffer of a socket, in bytes as the kernel counts them, is room for about
 // five thousand beacons: two seconds of 63 peers at 50 per second each, while the
 // default is full after 256.

@@ -78,6 +78,7 @@ type inlet struct {
 	own      netip.Addr
 	longest  int // of its datagrams
 	atOnce   int // how many are read with one call
+	reader   atomic.Pointer[intake]
 	now      func() time.Duration
 	on       func() int // the index of the node's interface
 	counters receivedCounters
@@ -102,6 +103,10 @@ func (in *inlet) read(ctx context.Context, deliver func(Received)) error {
 		return fmt.Errorf("receiving beacons (%s): %w", in.medium, err)
 	}
 	defer intake.close()
+	intake.now = in.now
+	intake.emptied.Store(int64(in.now())) // what came before is none of this reader's
+	in.reader.Store(intake)
+	defer in.reader.Store(nil)
 	defer onDone(ctx, intake.end)()
 	for {
 		n, err := intake.read()
@@ -120,7 +125,17 @@ func (in *inlet) read(ctx context.Context, deliver func(Received)) error {
 				deliver(r)
 			}
 		}
+		intake.taken()
 	}
+}
+
+// heardUntil is until when all that came to the medium was delivered; while nobody
+// reads, nothing is.
+func (in *inlet) heardUntil(now time.Duration) time.Duration {
+	if reader := in.reader.Load(); reader != nil {
+		return reader.heardUntil(now)
+	}
+	return 0
 }
 
 // admit says whether a datagram is to be delivered, and counts it.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -17,6 +18,12 @@ import (
 type intake struct {
 	socket int
 	pace   readPace
+
+	// What somebody else may ask for: see heardUntil.
+	now     func() time.Duration // nil: nobody asks
+	busy    atomic.Bool          // something was read, or is about to be, that was not taken yet
+	asked   time.Duration        // when the last read began
+	emptied atomic.Int64         // when all that had come has been taken
 
 	mu     sync.Mutex
 	stop   int // an eventfd: readable when the intake has to end
@@ -92,6 +99,10 @@ func (in *intake) read() (int, error) {
 			in.headers[i].Name, in.headers[i].Namelen = (*byte)(unsafe.Pointer(&in.sources[i])), unix.SizeofSockaddrInet4
 			in.headers[i].SetControllen(len(in.controls[i]))
 		}
+		in.busy.Store(true)
+		if in.now != nil {
+			in.asked = in.now()
+		}
 		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(in.socket), uintptr(unsafe.Pointer(&in.headers[0])),
 			uintptr(len(in.headers)), unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
@@ -100,10 +111,30 @@ func (in *intake) read() (int, error) {
 			return int(n), nil
 		case unix.EAGAIN, unix.EINTR:
 			in.pace.more = false
+			in.busy.Store(false)
 		default:
 			return 0, errno
 		}
 	}
+}
+
+// taken says that all of the last read was taken.
+func (in *intake) taken() {
+	if !in.pace.more {
+		in.emptied.Store(int64(in.asked))
+	}
+	in.busy.Store(false)
+}
+
+// heardUntil returns until when everything that has come was taken, at least; the
+// socket may bring more at any time. Another thread may ask.
+func (in *intake) heardUntil(now time.Duration) time.Duration {
+	// In this order: what is no longer in the socket may be on its way.
+	n, err := unix.IoctlGetInt(in.socket, unix.TIOCINQ) // the length of the next one (udp_ioctl in net/ipv4/udp.c)
+	if err == nil && n == 0 && !in.busy.Load() {
+		return now
+	}
+	return time.Duration(in.emptied.Load())
 }
 
 // wait waits until there is something to read, and not before it is time.
