@@ -33,17 +33,18 @@ type beaconLine interface {
 // loop, and the kernel goroutine, which has the lease. None of them waits for
 // another, but for mu, which is held for microseconds.
 type beacons struct {
-	log         *slog.Logger
-	now         func() node.Time
-	wall        func(node.Time) time.Time // the same moment by the clock that package nft reads
-	post        func(node.Event)
-	kernel      *kernel
-	line        beaconLine
-	own         netip.Addr
-	vip         netip.Addr
-	port        uint16
-	deafChanged func(why string) // tells the loop
-	detect      node.Detect
+	log          *slog.Logger
+	now          func() node.Time
+	wall         func(node.Time) time.Time // the same moment by the clock that package nft reads
+	post         func(node.Event)
+	kernel       *kernel
+	line         beaconLine
+	own          netip.Addr
+	vip          netip.Addr
+	port         uint16
+	deafChanged  func(why string) // tells the loop
+	detect       node.Detect
+	reverseDrops func() (uint64, error) // what the host's rp_filter has dropped
 
 	// Of the goroutine that receives.
 	reader  *node.BeaconCodec
@@ -56,14 +57,15 @@ type beacons struct {
 
 	timer *time.Timer // for what falls due between two beacons
 
-	mu       sync.Mutex
-	herald   *node.Herald
-	peers    map[node.Incarnation]netip.AddrPort // the members
-	due      node.Time                           // when the timer goes off; 0: it does not
-	arming   bool                                // the kernel goroutine was asked to arm the lease
-	dropping bool                                // it was asked to drop it
-	attached bool                                // the VIP is up, so that beacons on the wire can be heard
-	deafness deafness
+	mu        sync.Mutex
+	herald    *node.Herald
+	peers     map[node.Incarnation]netip.AddrPort // the members
+	due       node.Time                           // when the timer goes off; 0: it does not
+	arming    bool                                // the kernel goroutine was asked to arm the lease
+	dropping  bool                                // it was asked to drop it
+	attached  bool                                // the VIP is up, so that beacons on the wire can be heard
+	deafness  deafness
+	filtering filtering
 	// Of the thread that sends.
 	writer  *node.BeaconCodec
 	next    node.Beacon
@@ -95,6 +97,7 @@ func newBeacons(cfg Config, l *loop, k *kernel) (*beacons, error) {
 	b := &beacons{
 		log: l.log, now: l.now, wall: l.wall, post: l.post, kernel: k, own: cfg.Address, vip: cfg.Spec.VIPs[0], port: cfg.BeaconPort, detect: detect,
 		letters: letters, deliver: l.deliver, deafChanged: l.deafChanged, deafness: deafness{detect: detect},
+		filtering: filtering{wire: deafness{detect: detect}}, reverseDrops: link.ReversePathDrops,
 		reader: node.NewBeaconCodec(cfg.Cluster, keys), writer: node.NewBeaconCodec(cfg.Cluster, keys),
 		outside: newOutside(detect.Interval, l.now, l.post), timer: timer, herald: node.NewHerald(node.Incarnation{Name: cfg.Name, Nonce: l.nonce}, detect, tick),
 		peers: map[node.Incarnation]netip.AddrPort{},
@@ -175,6 +178,9 @@ func (b *beacons) receive(r link.Received) {
 	b.mu.Lock()
 	if b.deafness.hear(b.now()) {
 		b.hush(false)
+	}
+	if r.Medium == link.MediumWire {
+		b.filtering.wire.hear(b.now())
 	}
 	b.mu.Unlock()
 	if r.Medium == link.MediumUnicast {

@@ -108,11 +108,12 @@ func ms(d time.Duration) float64 {
 
 // outlook is all that beacons know, at one moment.
 type outlook struct {
-	now    node.Time
-	herald node.HeraldStatus
-	line   link.BeaconStatus
-	heard  map[string]uint64
-	faults map[string]uint64
+	now      node.Time
+	herald   node.HeraldStatus
+	line     link.BeaconStatus
+	heard    map[string]uint64
+	faults   map[string]uint64
+	filtered string // what of the host keeps the wire's beacons from the agent; "": nothing
 }
 
 func (b *beacons) outlook() outlook {
@@ -120,6 +121,7 @@ func (b *beacons) outlook() outlook {
 	b.mu.Lock()
 	o.now = b.now()
 	o.herald = b.herald.Status(o.now)
+	o.filtered = b.filtering.why(b.port, b.vip)
 	b.mu.Unlock()
 	for kind := range b.kinds {
 		if n := b.kinds[kind].Load(); n > 0 {
@@ -260,6 +262,11 @@ func (l *loop) beaconProblems(attached bool, o outlook, list *problemList) {
 	}
 	switch {
 	case !attached, h.Muted: // nothing comes to an address that is not there
+	case o.filtered != "":
+		if h.CutOff {
+			o.filtered += "; this node is cut off by it, and its buckets go to the others"
+		}
+		list.addAlert("its own host keeps the wire's beacons from this node", "%s", o.filtered)
 	case h.CutOff:
 		list.addLogged("this node is cut off: no peer hears it on the wire, or it hears none there, though others do; its buckets go to them: look at its switch port, and at firewalls on its way")
 	case !h.WireProof && !h.OthersProof && !hears && len(unicast) > 0:

@@ -88,11 +88,39 @@ func (d *deafness) look(now node.Time, counted uint64, waiting bool) (changed bo
 	return false
 }
 
+// filtering is what keeps the wire's beacons from the agent, though others come by unicast.
+type filtering struct {
+	wire    deafness // of the wire alone: it silences nobody
+	drops   uint64   // of the host's rp_filter, when it was looked at last
+	reverse bool     // rp_filter is what drops them
+}
+
+// why says it, in words; "": nothing does.
+func (f *filtering) why(port uint16, vip netip.Addr) string {
+	switch {
+	case !f.wire.deaf:
+		return ""
+	case f.reverse:
+		return fmt.Sprintf("beacons come to this host on the wire and its rp_filter drops them (%d packets so far), and perhaps clients' packets: the way back to the senders leaves by another interface, or this one has no address: set rp_filter of net.ipv4.conf.all and of the interface to 0, or give it an address of their network", f.drops)
+	}
+	return fmt.Sprintf("beacons come to this host on the wire and a firewall or filter of its own keeps them from the agent, and perhaps clients' packets from the services: let in UDP to port %d of %s (see nft list ruleset and iptables-save)", port, vip)
+}
+
+// look takes what the kernel has counted, as deafness does.
+func (f *filtering) look(now node.Time, counted uint64, waiting bool, drops uint64) {
+	grown, came := drops-min(f.drops, drops), counted-min(f.wire.last.counted, counted)
+	f.drops = drops
+	f.wire.look(now, counted, waiting)
+	f.reverse = grown > 0 && 2*grown >= came
+}
+
 // lookForDeafness has the kernel goroutine count if that is due. It needs mu.
 func (b *beacons) lookForDeafness(now node.Time) {
-	if b.attached && b.deafness.due(now) {
-		b.deafness.looking = true
-		b.kernel.ask(b.kernel.looks)
+	for _, d := range []*deafness{&b.deafness, &b.filtering.wire} {
+		if b.attached && d.due(now) {
+			d.looking = true
+			b.kernel.ask(b.kernel.looks)
+		}
 	}
 }
 
@@ -100,13 +128,26 @@ func (b *beacons) lookForDeafness(now node.Time) {
 func (b *beacons) looked(c nft.BeaconCounters, err error) {
 	waiting := b.line.Unread()
 	b.mu.Lock()
+	looking, reverseDrops := b.filtering.wire.looking, b.reverseDrops
+	b.mu.Unlock()
+	drops := uint64(0)
+	if looking {
+		drops, _ = reverseDrops() // without the count, it is a firewall
+	}
+	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.now()
 	if err != nil {
-		b.deafness.looking, b.deafness.lookedAt = false, now
+		for _, d := range []*deafness{&b.deafness, &b.filtering.wire} {
+			d.looking, d.lookedAt = false, now
+		}
 		return
 	}
-	if b.deafness.look(now, others(c, b.own), waiting) {
+	if looking {
+		onWire := others(c, b.own) - c.Unknown.Packets + c.UnknownOnWire.Packets
+		b.filtering.look(now, onWire, waiting, drops)
+	}
+	if b.deafness.looking && b.deafness.look(now, others(c, b.own), waiting) {
 		b.hush(b.deafness.deaf)
 	}
 }

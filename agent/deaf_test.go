@@ -3,6 +3,8 @@ package agent
 import (
 	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -85,4 +87,38 @@ func TestDeafByItsOwnFirewall(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// Pitfall 61: what the host's own filter keeps from the agent is not blamed on the switch.
+// The kernel has seen the beacons of the wire, the socket has not, and unicast ones come.
+func TestAHostsOwnFilterIsNamed(t *testing.T) {
+	t.Parallel()
+	s, rigs := newCluster(t, "a", "b")
+	a, b := rigs[0], rigs[1]
+	var drops atomic.Uint64
+	a.loop.beacons.mu.Lock()
+	a.loop.beacons.reverseDrops = func() (uint64, error) { return drops.Load(), nil }
+	a.loop.beacons.mu.Unlock()
+	a.line.set(func(l *fakeLine) { l.unwired = true })
+	a.problem(t, true, "beacons come to this host on the wire and a firewall or filter of its own keeps them from the agent")
+	a.problem(t, false, "look at its switch port")
+	a.problem(t, false, "the switch does not pass frames")
+	stop := make(chan struct{})
+	var counting sync.WaitGroup
+	counting.Go(func() {
+		for tick := time.NewTicker(10 * time.Millisecond); ; drops.Add(1) {
+			select {
+			case <-stop:
+				tick.Stop()
+				return
+			case <-tick.C:
+			}
+		}
+	})
+	a.problem(t, true, "beacons come to this host on the wire and its rp_filter drops them")
+	close(stop)
+	counting.Wait()
+	a.line.set(func(l *fakeLine) { l.unwired = false })
+	a.problem(t, false, "beacons come to this host on the wire")
+	s.settled(t, a, b)
 }

@@ -165,11 +165,12 @@ type fakeLine struct {
 	kicks    chan struct{}
 	incoming chan link.Received
 
-	mu     sync.Mutex
-	sent   uint64
-	deaf   bool // a firewall lets nothing in
-	carry  func(payload []byte, medium link.Medium)
-	status link.BeaconStatus
+	mu      sync.Mutex
+	sent    uint64
+	deaf    bool // a firewall lets nothing in
+	unwired bool // it lets nothing in of what comes on the wire
+	carry   func(payload []byte, medium link.Medium)
+	status  link.BeaconStatus
 }
 
 func newFakeLine(filter *fakeFilter) *fakeLine {
@@ -219,10 +220,13 @@ func (l *fakeLine) Send(ctx context.Context, build link.Build) error {
 // hear gives it a datagram, which its kernel counts first.
 func (l *fakeLine) hear(payload []byte, medium link.Medium) {
 	if medium == link.MediumWire {
-		l.filter.set(func(f *fakeFilter) { f.counters.Beacons.Unknown.Packets++ })
+		l.filter.set(func(f *fakeFilter) {
+			f.counters.Beacons.Unknown.Packets++
+			f.counters.Beacons.UnknownOnWire.Packets++
+		})
 	}
 	l.mu.Lock()
-	deaf := l.deaf
+	deaf := l.deaf || l.unwired && medium == link.MediumWire
 	l.mu.Unlock()
 	if deaf {
 		return

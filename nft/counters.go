@@ -69,8 +69,8 @@ type BeaconCounters struct {
 	// BySource were accepted, from the addresses of SetPeers.
 	BySource map[netip.Addr]Counter
 	// Unknown were accepted from other addresses, Excess came too fast from there
-	// and were dropped.
-	Unknown, Excess Counter
+	// and were dropped. UnknownOnWire are those of Unknown that came to the cluster MAC.
+	Unknown, Excess, UnknownOnWire Counter
 	// Foreign were dropped: they came through a router (their TTL says so), in
 	// fragments, not to the cluster MAC, or by another interface.
 	Foreign Counter
@@ -116,6 +116,7 @@ func (f *Filter) Counters() (Counters, error) {
 	if err := f.usable(); err != nil {
 		return Counters{}, fmt.Errorf("%s: %w", doing, err)
 	}
+	var unknownOnWire Counter
 	sums := map[string]Counter{} // of the tables: packets and reassembled datagrams
 	for _, t := range f.rules.tables {
 		if len(t.counters) == 0 {
@@ -135,6 +136,9 @@ func (f *Filter) Counters() (Counters, error) {
 			}
 			if c, ok := named.Obj.(*expr.Counter); ok {
 				sums[named.Name] = sums[named.Name].plus(Counter{c.Packets, c.Bytes})
+				if t.family == netdev && named.Name == counterBeaconsUnknown {
+					unknownOnWire = Counter{c.Packets, c.Bytes}
+				}
 			}
 		}
 	}
@@ -149,7 +153,7 @@ func (f *Filter) Counters() (Counters, error) {
 		OtherWays:        sums[counterWays],
 		OtherWaysDropped: sums[counterNoWay],
 		Beacons: BeaconCounters{
-			Unknown: sums[counterBeaconsUnknown],
+			Unknown: sums[counterBeaconsUnknown], UnknownOnWire: unknownOnWire,
 			Excess:  sums[counterBeaconsExcess],
 			Foreign: sums[counterBeaconsForeign],
 		},

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -98,6 +99,30 @@ func strictReversePath(config Config, now *sight) (string, error) {
 	}
 	return fmt.Sprintf("rp_filter is strict on %[1]s, and the default route leaves by %[2]s: the kernel drops clients of other networks that come by %[1]s: sysctl net.ipv4.conf.%[1]s.rp_filter=2, or a route back by %[1]s",
 		config.Interface, by), nil
+}
+
+// ReversePathDrops is how many packets the kernel has dropped by rp_filter, on all
+// interfaces of the calling thread's network namespace.
+func ReversePathDrops() (uint64, error) {
+	text, err := os.ReadFile("/proc/thread-self/net/netstat")
+	if err != nil {
+		return 0, fmt.Errorf("reading what rp_filter has dropped: %w", err)
+	}
+	var names []string
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		if len(fields) == 0 || fields[0] != "TcpExt:" {
+			continue
+		}
+		if names == nil {
+			names = fields
+			continue
+		}
+		if i := slices.Index(names, "IPReversePathFilter"); i > 0 && i < len(fields) {
+			return strconv.ParseUint(fields[i], 10, 64)
+		}
+	}
+	return 0, errors.New("reading what rp_filter has dropped: the kernel does not say")
 }
 
 // readSetting reads a number; 0 where there is no such setting.
