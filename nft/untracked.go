@@ -17,7 +17,8 @@ import (
 // countUntracked are the rules that count packets to a VIP which conntrack does not see.
 func countUntracked(s Spec) []rule {
 	seen := func(protocol term) rule {
-		return rule{toVIP(s), iifname(is, s.Interface), protocol, ctUntracked(), count(counterUntracked)}
+		// What fails first for nearly all packets comes first.
+		return rule{ctUntracked(), toVIP(s), iifname(is, s.Interface), protocol, count(counterUntracked)}
 	}
 	rules := []rule{seen(l4proto("tcp", unix.IPPROTO_TCP))}
 	if s.lists() {

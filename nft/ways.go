@@ -47,6 +47,8 @@ func withWays(t table, s Spec) table {
 	t.counters = append(t.counters, counterWays, counterNoWay)
 	t.sets = append(t.sets, ways())
 	base := chain{"other_ways", &hook{point: prerouting, priority: transitionPriority}, []rule{
+		// Nearly all packets for a VIP; the others are looked at.
+		{toVIP(s), iifname(is, s.Interface), etherDst(is, s.ClusterMAC), accept()},
 		{toVIP(s), iifkind(kindBridge), accept()},
 		{toVIP(s), iifname(isNot, s.Interface), iifname(isNot, "lo"), gotoChain(wayChain)},
 	}}
@@ -55,7 +57,7 @@ func withWays(t table, s Spec) table {
 		{count(counterWays)},
 	}
 	if s.Lease > 0 {
-		base.rules = append(base.rules, rule{toVIP(s), iifname(is, s.Interface), etherDst(isNot, s.ClusterMAC), markedHost(), gotoChain("own_mac")})
+		base.rules = append(base.rules, rule{toVIP(s), iifname(is, s.Interface), markedHost(), gotoChain("own_mac")})
 		gate := []rule{{nfprotoIn(wayOpenSet), accept()}}
 		t.sets = append(t.sets, permission(wayOpenSet))
 		if s.linger() {
