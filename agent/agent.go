@@ -87,7 +87,7 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	if err != nil {
 		return editable(err)
 	}
-	if _, err := newMonitors(cfg.Spec.Services, opts.Log); err != nil {
+	if _, err := newMonitors(cfg.Spec, opts.Log); err != nil {
 		return editable(err)
 	}
 	remembered, err := recallMemory(cfg, opts.Log)
@@ -226,13 +226,13 @@ func newLoop(cfg Config, log *slog.Logger, remembered memory) *loop {
 }
 
 // newMonitors makes the health monitors, by service; nil where nothing is checked.
-func newMonitors(services []Service, log *slog.Logger) ([]*health.Monitor, error) {
-	monitors := make([]*health.Monitor, len(services))
-	for i, s := range services {
+func newMonitors(spec Spec, log *slog.Logger) ([]*health.Monitor, error) {
+	monitors := make([]*health.Monitor, len(spec.Services))
+	for i, s := range spec.Services {
 		if len(s.Health) == 0 {
 			continue
 		}
-		m, err := health.New(s.Health, log.With("service", s.Name))
+		m, err := health.New(s.Health, log.With("service", s.Name), spec.VIPs...)
 		if err != nil {
 			return nil, err
 		}

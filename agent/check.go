@@ -36,7 +36,7 @@ func Check(cfg Config) (warnings []string, err error) {
 		_, err = nft.Compile(filterSpec(cfg, layout, mac.HardwareAddr()))
 	}
 	if err == nil {
-		_, err = newMonitors(cfg.Spec.Services, quiet)
+		_, err = newMonitors(cfg.Spec, quiet)
 	}
 	if err == nil {
 		_, err = loadMemory(cfg.StateDir)

@@ -76,7 +76,7 @@ func TestStatusShowsHealthChecks(t *testing.T) {
 			Type: health.Exec, Command: []string{"/bin/false"}, Interval: 20 * time.Millisecond, Timeout: 20 * time.Millisecond, Rise: 1, Fall: 1}}
 	})
 	var err error
-	r.monitors, err = newMonitors(r.cfg.Spec.Services, r.loop.log)
+	r.monitors, err = newMonitors(r.cfg.Spec, r.loop.log)
 	must(t, err)
 	r.start()
 	r.problem(t, true, "service other: this node is unfit: ")

@@ -106,7 +106,7 @@ func (r *runner) live(ctx context.Context) (began bool, err error) {
 	r.reloading.Lock()
 	defer starting.Do(r.reloading.Unlock)
 	cfg.Spec.Services = r.services
-	monitors, err := newMonitors(cfg.Spec.Services, opts.Log)
+	monitors, err := newMonitors(cfg.Spec, opts.Log)
 	if err != nil {
 		return false, err
 	}

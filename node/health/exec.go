@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unicode"
@@ -22,59 +24,119 @@ const (
 	// outputGrace is how long the output of a program that has ended is waited
 	// for, when a process that left its group still holds the pipe open.
 	outputGrace = 100 * time.Millisecond
+
+	// killGrace is how long a process that was killed is waited for: far longer than it
+	// takes, but for one that hangs in the kernel.
+	killGrace = 500 * time.Millisecond
 )
 
-// probeExec runs the program in a session of its own (which the kernel may weigh by
-// itself, see sched(7) on autogroups), at an ordinary nice value whatever that of this
-// process is, killed when memory runs out no later than others, and wants exit code 0.
-// At the end of ctx, and also when the program is done, every process of the
-// group is killed, so that neither a hanging check nor what it started in the
-// background is left behind (only a process that makes itself a group or session
-// of its own escapes). The first line printed, on either output, is the reason.
-func probeExec(ctx context.Context, command []string, timeout time.Duration) error {
-	var output head
+// program is an exec check: one process at a time. It runs in a session of its own (which
+// the kernel may weigh by itself, see sched(7) on autogroups), at an ordinary nice value
+// whatever that of this process is, killed when memory runs out no later than others, and
+// exit code 0 is wanted. At the end of a try, and also when the program is done, every
+// process of the group is killed, so that neither a hanging check nor what it started in
+// the background is left behind (only a process that makes itself a group or session of
+// its own escapes). The last line printed, on either output, is the reason.
+type program struct {
+	command []string
+	timeout time.Duration
+	alive   *run // was killed, and has not ended
+}
+
+// run is one process of it.
+type run struct {
+	pid    atomic.Int32 // 0: it has not been started yet
+	ended  chan struct{}
+	late   atomic.Bool // it was killed
+	output tail
+	err    error // once it has ended
+}
+
+// probe is one try. It never waits for a process that cannot be killed, as one that hangs
+// in the kernel; while there is one, no other is started.
+func (p *program) probe(ctx context.Context) error {
+	if p.alive != nil {
+		select {
+		case <-p.alive.ended:
+			p.alive = nil
+		default:
+			return p.alive.stuck(p.timeout)
+		}
+	}
+	r := &run{ended: make(chan struct{})}
+	// The start may hang too, where the program's file is on a file system that does.
+	go r.do(p.command, p.timeout)
+	select {
+	case <-r.ended:
+		return r.err
+	case <-ctx.Done():
+	}
+	r.late.Store(true)
+	if pid := int(r.pid.Load()); pid > 0 {
+		killGroup(pid)
+	}
+	grace := time.NewTimer(killGrace)
+	defer grace.Stop()
+	select {
+	case <-r.ended:
+		return r.err
+	case <-grace.C:
+		p.alive = r
+		return r.stuck(p.timeout)
+	}
+}
+
+// do is the whole life of the process.
+func (r *run) do(command []string, timeout time.Duration) {
+	defer close(r.ended)
 	cmd := exec.Command(command[0], command[1:]...)
-	cmd.Stdout, cmd.Stderr = &output, &output // the same writer: one pipe, one goroutine
+	cmd.Stdout, cmd.Stderr = &r.output, &r.output // the same writer: one pipe, one goroutine
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.WaitDelay = outputGrace
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("not started: %w", startError(err))
+		r.err = fmt.Errorf("not started: %w", startError(err))
+		return
 	}
-
 	// The group is killed while its leader is not yet reaped: until then nobody
 	// else can have got its number.
 	pid := cmd.Process.Pid
-	beOrdinary(pid)
-	ended := make(chan struct{})
-	go func() {
-		waitEnded(pid)
-		close(ended)
-	}()
-	late := false
-	select {
-	case <-ended:
-	case <-ctx.Done():
-		late = true
+	r.pid.Store(int32(pid))
+	if r.late.Load() { // it was to be killed before there was anybody to kill
 		killGroup(pid)
-		<-ended
 	}
+	beOrdinary(pid)
+	waitEnded(pid)
+	late := r.late.Load()
 	killGroup(pid)
 	// The exit code decides, not Wait's error: that may also be about an output
 	// held open by somebody who left the group.
 	err := cmd.Wait()
-
 	switch state := cmd.ProcessState; {
 	case state == nil:
-		return fmt.Errorf("waiting for process %d: %w", pid, err)
+		r.err = fmt.Errorf("waiting for process %d: %w", pid, err)
 	case late:
-		return withOutput(fmt.Sprintf("killed after %v", timeout), &output)
+		r.err = withOutput(fmt.Sprintf("killed after %v", timeout), &r.output)
 	case state.Success():
-		return nil
 	case state.Exited():
-		return withOutput(fmt.Sprintf("exit code %d", state.ExitCode()), &output)
+		r.err = withOutput(fmt.Sprintf("exit code %d", state.ExitCode()), &r.output)
 	default:
-		return withOutput(state.String(), &output) // signal: ...
+		r.err = withOutput(state.String(), &r.output) // signal: ...
 	}
+}
+
+// stuck says what is known of a process that was killed and does not end.
+func (r *run) stuck(timeout time.Duration) error {
+	pid := r.pid.Load()
+	if pid == 0 {
+		return fmt.Errorf("not started within %v: reading the program hangs", timeout)
+	}
+	state := "unknown"
+	if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil {
+		if i := strings.LastIndex(string(stat), ") "); i >= 0 {
+			state, _, _ = strings.Cut(string(stat)[i+2:], " ") // proc(5): after the name in brackets
+		}
+	}
+	return fmt.Errorf("killed after %v, and does not end: process %d, state %s", timeout, pid, state)
 }
 
 // beOrdinary takes from a program and what it has started by now the better nice value
@@ -113,27 +175,53 @@ func startError(err error) error {
 	return err
 }
 
-func withOutput(reason string, output *head) error {
-	if line := firstLine(string(output.kept)); line != "" {
+func withOutput(reason string, output *tail) error {
+	if line := lastLine(output.String()); line != "" {
 		return errors.New(reason + ": " + line)
 	}
 	return errors.New(reason)
 }
 
-// head keeps the beginning of what is written to it and swallows the rest, so
-// that a talkative program neither blocks nor fills the memory.
-type head struct{ kept []byte }
+// tail keeps the end of what is written to it, so that a talkative program neither blocks
+// nor fills the memory.
+type tail struct {
+	mu   sync.Mutex // a process that left the group may still write
+	kept []byte
+}
 
-func (h *head) Write(p []byte) (int, error) {
-	h.kept = append(h.kept, p[:min(len(p), maxOutput-len(h.kept))]...)
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.kept = append(t.kept, p[max(0, len(p)-maxOutput):]...)
+	if over := len(t.kept) - maxOutput; over > 0 {
+		t.kept = append(t.kept[:0], t.kept[over:]...)
+	}
 	return len(p), nil
 }
 
-// firstLine returns the first line that says something, bounded, as printable
-// text: it goes into logs and status tables.
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.kept)
+}
+
+// lastLine returns the last line that says something: what a program prints before it
+// fails is mostly worth less than what it prints last.
+func lastLine(text string) string {
+	text = strings.TrimRightFunc(text, unicode.IsSpace)
+	return printable(text[strings.LastIndexByte(text, '\n')+1:])
+}
+
+// firstLine returns the first line that says something.
 func firstLine(text string) string {
 	text = strings.TrimLeftFunc(text, unicode.IsSpace)
 	text, _, _ = strings.Cut(text, "\n")
+	return printable(text)
+}
+
+// printable returns the line, bounded, as printable text: it goes into logs and status
+// tables.
+func printable(text string) string {
 	text = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return ' '

@@ -20,7 +20,7 @@ func TestExec(t *testing.T) {
 	}{
 		{"exit code 0", patient.exec("true"), ""},
 		{"exit code 1", patient.exec("false"), "exit code 1"},
-		{"the output is the reason", patient.exec("sh", "-c", "echo DISK FULL; echo more; exit 2"), "exit code 2: DISK FULL"},
+		{"the output is the reason", patient.exec("sh", "-c", "echo DISK FULL; echo more; exit 2"), "exit code 2: more"},
 		{"the error output too", patient.exec("sh", "-c", "echo no route >&2; exit 3"), "exit code 3: no route"},
 		{"output of a success is nothing", patient.exec("sh", "-c", "echo fine"), ""},
 		{"a long line is cut", patient.exec("sh", "-c", "head -c 100000 /dev/zero | tr '\\0' x; exit 1"), "exit code 1: " + strings.Repeat("x", 200) + "…"},
@@ -123,8 +123,9 @@ func TestExecIsOrdinary(t *testing.T) {
 	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, -5); err != nil {
 		t.Fatal(err)
 	}
-	if err := probeExec(t.Context(), []string{"sh", "-c", "sleep 0.3; nice; sh -c 'exit $(nice)'"}, time.Minute); err != nil {
-		t.Errorf("at nice value %v", err)
+	r := &run{ended: make(chan struct{})}
+	if r.do([]string{"sh", "-c", "sleep 0.3; nice; sh -c 'exit $(nice)'"}, time.Minute); r.err != nil {
+		t.Errorf("at nice value %v", r.err)
 	}
 }
 
@@ -139,7 +140,8 @@ func TestExecIsKilledAsOthersAreWhenMemoryRunsOut(t *testing.T) {
 		t.Logf("this machine's root may not go before others, and has nothing to hand down: %v", err)
 	}
 	defer os.WriteFile(file, before, 0)
-	if err := probeExec(t.Context(), []string{"sh", "-c", "sleep 0.3; exit $(cat /proc/self/oom_score_adj)"}, time.Minute); err != nil {
-		t.Errorf("at oom_score_adj %v", err)
+	r := &run{ended: make(chan struct{})}
+	if r.do([]string{"sh", "-c", "sleep 0.3; exit $(cat /proc/self/oom_score_adj)"}, time.Minute); r.err != nil {
+		t.Errorf("at oom_score_adj %v", r.err)
 	}
 }

@@ -2,9 +2,11 @@ package health
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -38,13 +40,14 @@ type Monitor struct {
 }
 
 // New prepares the checks; nothing runs before Run. An invalid check is an error.
-func New(checks []Check, log *slog.Logger) (*Monitor, error) {
+// A check that asks one of the VIPs waits until that is on this host, and is answered here.
+func New(checks []Check, log *slog.Logger, vips ...netip.Addr) (*Monitor, error) {
 	m := &Monitor{log: log}
 	for i, c := range checks {
 		if err := c.Validate(); err != nil {
 			return nil, fmt.Errorf("health check %d (%s): %w", i, c, err)
 		}
-		ask, free := newProbe(c)
+		ask, free := newProbe(c, vips...)
 		m.add(c, ask, free)
 	}
 	return m, nil
@@ -69,6 +72,7 @@ func (m *Monitor) Results() []Result {
 type outcome struct {
 	check int
 	err   error // nil: passed
+	state State // what follows from it and those before
 }
 
 // Run checks until ctx is cancelled, then returns nil when the last try has
@@ -105,14 +109,9 @@ func (m *Monitor) Run(ctx context.Context, report func(fit bool, reason string))
 // never overlap; one that takes longer than the interval delays the next.
 func (m *Monitor) repeat(ctx context.Context, i int, outcomes chan<- outcome) {
 	check := m.checks[i]
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-timer.C:
-		}
+	var state State
+	var refused time.Time // since when it has been refused here, and nothing else; zero: it has not
+	for next := time.Now(); m.pause(ctx, check, state, next); {
 		started := time.Now()
 		limited, cancel := context.WithTimeout(ctx, check.Timeout)
 		err := m.asks[i](limited)
@@ -120,12 +119,58 @@ func (m *Monitor) repeat(ctx context.Context, i int, outcomes chan<- outcome) {
 		if ctx.Err() != nil {
 			return // what was broken off says nothing about fitness
 		}
+		next = started.Add(spread(check.Interval, check.Jitter, rand.Float64()))
+		_, waits := errors.AsType[*notHere](err)
+		switch quick := state.Verdict == Fit && check.refusedHere(err); {
+		case waits && state.Verdict == Unknown: // it says nothing of this node yet
+			next = started.Add(min(check.Interval, lookEvery))
+			continue
+		case quick && refused.IsZero():
+			refused = started
+			fallthrough
+		case quick && started.Sub(refused) < refusedFor:
+			next = started.Add(min(check.Interval, refusedEvery))
+		case quick:
+			refused, state = time.Time{}, State{Verdict: Unfit}
+		default:
+			refused, state = time.Time{}, state.Next(err == nil, check.Rise, check.Fall)
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case outcomes <- outcome{check: i, err: err}:
+		case outcomes <- outcome{i, err, state}:
 		}
-		timer.Reset(time.Until(started.Add(spread(check.Interval, check.Jitter, rand.Float64()))))
+	}
+}
+
+// pause waits until it is time for the next try of a check; false: there is none any more.
+// For a fit check of this host that is as soon as nobody listens any more.
+func (m *Monitor) pause(ctx context.Context, check Check, state State, until time.Time) bool {
+	to, here := check.asks()
+	here = here && state.Verdict == Fit && isHere(to.Addr())
+	listened := false
+	for {
+		wait := max(time.Until(until), 0)
+		if here {
+			wait = min(wait, lookEvery)
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return false
+		case <-timer.C:
+		}
+		if !time.Now().Before(until) {
+			return true
+		}
+		if here {
+			listens, err := Listens(to)
+			if listened && !listens && err == nil {
+				return true
+			}
+			listened = listened || listens
+		}
 	}
 }
 
@@ -150,7 +195,7 @@ func (m *Monitor) collect(ctx context.Context, outcomes <-chan outcome, report f
 			return
 		case o := <-outcomes:
 			before := states[o.check]
-			states[o.check] = before.Next(o.err == nil, m.checks[o.check].Rise, m.checks[o.check].Fall)
+			states[o.check] = o.state
 			m.record(o, states[o.check])
 			m.tell(o, before, states[o.check])
 		}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"strings"
@@ -24,24 +25,30 @@ type probe func(ctx context.Context) error
 
 // newProbe returns the way of asking of a valid check, and a function that frees
 // what it holds.
-func newProbe(c Check) (ask probe, free func()) {
+func newProbe(c Check, vips ...netip.Addr) (ask probe, free func()) {
 	switch c.Type {
 	case TCP:
-		return func(ctx context.Context) error { return probeTCP(ctx, c.Target, c.Timeout) }, func() {}
+		dialer := newDialer(vips)
+		return func(ctx context.Context) error { return probeTCP(ctx, dialer, c.Target, c.Timeout) }, func() {}
 	case HTTP:
-		client := newHTTPClient(c)
+		client := newHTTPClient(c, vips...)
 		return func(ctx context.Context) error { return probeHTTP(ctx, client, c) }, client.CloseIdleConnections
 	case Exec:
-		return func(ctx context.Context) error { return probeExec(ctx, c.Command, c.Timeout) }, func() {}
+		return (&program{command: c.Command, timeout: c.Timeout}).probe, func() {}
 	}
 	panic(fmt.Sprintf("health: check of type %q was not validated", c.Type))
 }
 
-// newDialer makes connections without keep-alive probes: they live for one try.
-func newDialer() *net.Dialer { return &net.Dialer{KeepAlive: -1} }
+// newDialer makes connections without keep-alive probes: they live for one try. Those to
+// a VIP end at this node.
+func newDialer(vips []netip.Addr) *net.Dialer {
+	return &net.Dialer{KeepAlive: -1, Control: func(_, address string, raw syscall.RawConn) error {
+		return keepHere(vips, address, raw)
+	}}
+}
 
-func probeTCP(ctx context.Context, target string, timeout time.Duration) error {
-	conn, err := newDialer().DialContext(ctx, "tcp", target)
+func probeTCP(ctx context.Context, dialer *net.Dialer, target string, timeout time.Duration) error {
+	conn, err := dialer.DialContext(ctx, "tcp", target)
 	if err != nil {
 		return plain(err, "no connection", timeout)
 	}
@@ -52,7 +59,7 @@ func probeTCP(ctx context.Context, target string, timeout time.Duration) error {
 
 // newHTTPClient asks the target and nobody else: no proxy of the environment, no
 // redirect, no second try over an old connection.
-func newHTTPClient(c Check) *http.Client {
+func newHTTPClient(c Check, vips ...netip.Addr) *http.Client {
 	tlsConfig := &tls.Config{InsecureSkipVerify: c.SkipVerify}
 	if c.Host != "" {
 		// The target is often 127.0.0.1, which no certificate names.
@@ -61,7 +68,7 @@ func newHTTPClient(c Check) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
 			Proxy:                  nil,
-			DialContext:            newDialer().DialContext,
+			DialContext:            newDialer(vips).DialContext,
 			TLSClientConfig:        tlsConfig,
 			DisableKeepAlives:      true,
 			DisableCompression:     true,
@@ -126,6 +133,9 @@ func plain(err error, late string, timeout time.Duration) error {
 	// of two timers was first.
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, syscall.ETIMEDOUT) {
 		return fmt.Errorf("%s within %v", late, timeout)
+	}
+	if e, ok := errors.AsType[*notHere](err); ok {
+		return e
 	}
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		err = e.Err

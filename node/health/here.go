@@ -1,0 +1,98 @@
+package health
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A check that asks this very host is answered by its kernel, at once: a refusal there
+// says that nobody listens, and not that the network is slow.
+const (
+	// refusedEvery is how often a check is tried that was refused here.
+	refusedEvery = 100 * time.Millisecond
+	// refusedFor is how long it must be refused to be unfit: longer than a service takes
+	// to be started again.
+	refusedFor = time.Second
+	// lookEvery is how often the kernel is asked whether somebody still listens, so that
+	// the end of a service is seen before the next try.
+	lookEvery = 100 * time.Millisecond
+)
+
+// notHere is the failure of a check that asks a VIP which is not on this host: others
+// would answer.
+type notHere struct{ vip netip.Addr }
+
+func (e *notHere) Error() string { return e.vip.String() + " is not on this host yet" }
+
+// keepHere makes a connection to a VIP end at this host, where it must be.
+func keepHere(vips []netip.Addr, address string, raw syscall.RawConn) error {
+	to, err := netip.ParseAddrPort(address)
+	if err != nil || !slices.Contains(vips, to.Addr().Unmap()) {
+		return nil // what cannot be parsed is not to an address, and fails by itself
+	}
+	if !isHere(to.Addr()) {
+		return &notHere{to.Addr().Unmap()}
+	}
+	return errors.Join(raw.Control(func(socket uintptr) {
+		err = unix.BindToDevice(int(socket), "lo")
+	}), err)
+}
+
+// isHere reports whether the address is one of this host.
+func isHere(addr netip.Addr) bool {
+	if addr.IsLoopback() {
+		return true
+	}
+	list, err := net.InterfaceAddrs()
+	return err == nil && slices.ContainsFunc(list, func(a net.Addr) bool {
+		n, ok := a.(*net.IPNet)
+		if !ok {
+			return false
+		}
+		own, ok := netip.AddrFromSlice(n.IP)
+		return ok && own.Unmap() == addr.Unmap()
+	})
+}
+
+// asks is the address and port that the check asks, if its target has them in figures.
+func (c Check) asks() (netip.AddrPort, bool) {
+	hostPort := c.Target
+	if c.Type == HTTP {
+		u, err := url.Parse(c.Target)
+		if err != nil {
+			return netip.AddrPort{}, false
+		}
+		port := u.Port()
+		if port == "" {
+			port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+		}
+		hostPort = net.JoinHostPort(u.Hostname(), port)
+	}
+	host, port, err := net.SplitHostPort(hostPort)
+	if err != nil || c.Type == Exec {
+		return netip.AddrPort{}, false
+	}
+	if host == "localhost" {
+		host = "127.0.0.1"
+	}
+	addr, err := netip.ParseAddr(host)
+	number, errPort := strconv.ParseUint(port, 10, 16)
+	return netip.AddrPortFrom(addr.Unmap(), uint16(number)), err == nil && errPort == nil
+}
+
+// refusedHere reports whether the check asks this host and was refused by it.
+func (c Check) refusedHere(err error) bool {
+	if !errors.Is(err, unix.ECONNREFUSED) {
+		return false
+	}
+	to, ok := c.asks()
+	return ok && isHere(to.Addr())
+}
