@@ -44,7 +44,15 @@ func frozen(t *testing.T) (dir string, thaw func()) {
 	}
 	run("mkfs.ext4", "-q", image)
 	run("mount", "-o", "loop", image, dir)
-	t.Cleanup(func() { run("umount", dir) })
+	t.Cleanup(func() { // who hung there has to end first
+		var err error
+		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+			if err = unix.Unmount(dir, 0); err == nil {
+				return
+			}
+		}
+		t.Errorf("unmounting %s: %v", dir, err)
+	})
 	root, err := os.Open(dir)
 	if err != nil {
 		t.Fatal(err)
