@@ -52,7 +52,7 @@ func (r *runner) reload(ctx context.Context) (Reloaded, error) {
 			continue // a service that is gone is among what has changed
 		}
 		services[i].Health = next.Config.Spec.Services[there].Health
-		made, err := newMonitors(Spec{VIPs: next.Config.Spec.VIPs, Services: services[i : i+1]}, r.opts.Log)
+		made, err := newMonitors(Spec{VIPs: r.cfg.Spec.VIPs, Services: services[i : i+1]}, r.opts.Log)
 		if err != nil {
 			return Reloaded{}, editable(err)
 		}
