@@ -26,7 +26,9 @@ func listenOn(t *testing.T, network, address string) net.Listener {
 func portOf(l net.Listener) uint16 { return uint16(l.Addr().(*net.TCPAddr).Port) }
 
 func TestListens(t *testing.T) {
-	at := func(addr string, port uint16) netip.AddrPort { return netip.AddrPortFrom(netip.MustParseAddr(addr), port) }
+	at := func(addr string, port uint16) netip.AddrPort {
+		return netip.AddrPortFrom(netip.MustParseAddr(addr), port)
+	}
 	one := listenOn(t, "tcp4", "127.0.0.1:0")
 	all := listenOn(t, "tcp4", "0.0.0.0:0")
 	both := listenOn(t, "tcp", "[::]:0") // takes IPv4 too
