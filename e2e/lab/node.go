@@ -133,6 +133,12 @@ func (n *Node) WriteConfig() error {
 
 func (n *Node) configFile() string { return filepath.Join(n.Dir, "peervip.yaml") }
 
+// StopWeb ends the node's web server, so that its port is refused.
+func (n *Node) StopWeb() error { return n.services.web.Close() }
+
+// StartWeb starts it again.
+func (n *Node) StartWeb() error { return n.services.startWeb(n.NS) }
+
 // Start writes the configuration and starts the agent. That it is ready is for
 // WaitSettled to say.
 func (n *Node) Start() error {

@@ -47,36 +47,46 @@ type services struct {
 func startServices(name string, ns *Namespace, l *Lab) (*services, error) {
 	s := &services{name: name, late: &l.late, now: l.Now, conns: map[net.Conn]struct{}{}}
 	s.healthy.Store(true)
-	var web net.Listener
-	err := ns.Do(func() (err error) {
-		if web, err = net.Listen("tcp4", fmt.Sprintf(":%d", WebPort)); err != nil {
-			return err
-		}
-		if s.talk, err = net.Listen("tcp4", fmt.Sprintf(":%d", TalkPort)); err != nil {
-			return errors.Join(err, web.Close())
-		}
-		return nil
-	})
+	err := s.startWeb(ns)
 	if err == nil {
-		if s.echo, err = datagramSocket(ns, EchoPort, true); err != nil {
-			err = errors.Join(err, web.Close(), s.talk.Close())
+		err = ns.Do(func() (err error) {
+			s.talk, err = net.Listen("tcp4", fmt.Sprintf(":%d", TalkPort))
+			return err
+		})
+		if err != nil {
+			err = errors.Join(err, s.web.Close())
+		} else if s.echo, err = datagramSocket(ns, EchoPort, true); err != nil {
+			err = errors.Join(err, s.web.Close(), s.talk.Close())
 		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("starting the services of %s: %w", name, err)
 	}
+	s.wg.Go(s.serveTalk)
+	s.wg.Go(s.serveEcho)
+	return s, nil
+}
+
+// startWeb begins to serve WebPort.
+func (s *services) startWeb(ns *Namespace) error {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, name) })
+	mux.HandleFunc("GET /", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, s.name) })
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		if !s.healthy.Load() {
 			http.Error(w, "unhealthy", http.StatusServiceUnavailable)
 		}
 	})
-	s.web = &http.Server{Handler: mux}
-	s.wg.Go(func() { s.web.Serve(web) }) // ends with ErrServerClosed
-	s.wg.Go(s.serveTalk)
-	s.wg.Go(s.serveEcho)
-	return s, nil
+	server := &http.Server{Handler: mux}
+	var web net.Listener
+	if err := ns.Do(func() (err error) {
+		web, err = net.Listen("tcp4", fmt.Sprintf(":%d", WebPort))
+		return err
+	}); err != nil {
+		return err
+	}
+	s.web = server
+	s.wg.Go(func() { server.Serve(web) }) // ends with ErrServerClosed
+	return nil
 }
 
 // close ends the services and waits for their goroutines.
