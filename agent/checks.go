@@ -48,6 +48,16 @@ func (a *agent) check(service int, m *health.Monitor) {
 	})
 }
 
+// misled are the checks that pass though clients are refused, in words.
+func (a *agent) misled() (lines []string) {
+	for _, m := range a.checks.monitors {
+		if m != nil {
+			lines = append(lines, m.Misled(a.cfg.Spec.VIPs)...)
+		}
+	}
+	return lines
+}
+
 // recheck has these services, and no others, checked anew: by other monitors, or, where
 // there is none, by none.
 func (a *agent) recheck(monitors map[int]*health.Monitor) {

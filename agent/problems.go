@@ -148,6 +148,11 @@ func (l *loop) problems(s node.Snapshot, m measures) *problemList {
 		list.addLogged("a restart would forget whether this node is drained: %v; tried again every %v", err, l.saver.again)
 	}
 	l.hostProblems(m, &list)
+	if l.misled != nil {
+		for _, line := range l.misled() {
+			add("%s", line)
+		}
+	}
 	if m.logErr != nil {
 		add("the log of this agent is lost: %v; restart the agent where somebody reads its log", m.logErr)
 	}

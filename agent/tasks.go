@@ -116,6 +116,7 @@ func (a *agent) run(ctx context.Context) error {
 		})
 	}
 	a.startChecks(ctx, group.Go)
+	l.misled = a.misled
 	group.Go(func() error { return a.runLoop(ctx) })
 	group.Go(func() error { return l.kernel.run(ctx) })
 	l.beacons.run(ctx, group.Go)

@@ -2,6 +2,7 @@ package health
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
@@ -95,4 +96,26 @@ func (c Check) refusedHere(err error) bool {
 	}
 	to, ok := c.asks()
 	return ok && isHere(to.Addr())
+}
+
+// Misled names the checks that pass at an address of this host, while nobody listens at
+// their port on an address of the VIPs, which is here too: its clients are refused all the
+// same. Each is one line with the cure.
+func (m *Monitor) Misled(vips []netip.Addr) (lines []string) {
+	for i, r := range m.Results() {
+		to, ok := m.checks[i].asks()
+		if !ok || !r.OK || slices.Contains(vips, to.Addr()) || !isHere(to.Addr()) {
+			continue
+		}
+		if there, err := Listens(to); err != nil || !there {
+			continue // a rule translates it, and may translate the VIP's too
+		}
+		for _, vip := range vips {
+			at := netip.AddrPortFrom(vip, to.Port())
+			if listens, err := Listens(at); vip.Is4() == to.Addr().Is4() && isHere(vip) && err == nil && !listens {
+				lines = append(lines, fmt.Sprintf("the check %s passes, and nobody listens on %s, so clients are refused: let the server listen there or on all addresses, and check the VIP", r.Check, at))
+			}
+		}
+	}
+	return lines
 }

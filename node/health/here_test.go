@@ -193,3 +193,39 @@ func TestCheckOfTheVIP(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestMisledCheck is T2-06 a: the server listens where the check asks, and not on the VIP.
+func TestMisledCheck(t *testing.T) {
+	one := listenOn(t, "tcp4", "127.0.0.1:0")
+	all := listenOn(t, "tcp4", "0.0.0.0:0")
+	vip := netip.MustParseAddr("127.0.0.9")
+	quick := Options{Interval: new(20 * time.Second), Timeout: new(20 * time.Second)}
+	var checks []Check
+	for _, port := range []uint16{portOf(one), portOf(all)} {
+		c, err := quick.tcp(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port).String()).Parse()
+		if err != nil {
+			t.Fatal(err)
+		}
+		checks = append(checks, c)
+	}
+	m, err := New(checks, discard(), vip)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lines := m.Misled([]netip.Addr{vip}); len(lines) > 0 {
+		t.Errorf("before any check has passed: %q", lines)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	told := make(chan bool, 10)
+	go func() { done <- m.Run(ctx, func(fit bool, _ string) { told <- fit }) }()
+	verdict(t, told, true)
+	lines := m.Misled([]netip.Addr{vip, netip.MustParseAddr("198.51.100.9"), netip.MustParseAddr("::1")})
+	if len(lines) != 1 || !strings.Contains(lines[0], netip.AddrPortFrom(vip, portOf(one)).String()) {
+		t.Errorf("%q", lines)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
