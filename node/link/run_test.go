@@ -86,7 +86,7 @@ func TestWatchCountsAShortLossOfTheCarrier(t *testing.T) {
 func TestWatchSeesTheNodesAddress(t *testing.T) {
 	_, node, user, l, seen := watched(t, false)
 	node.ip("addr del 192.0.2.11/24 dev eth0")
-	seen.await(t, "address 192.0.2.11 is gone from this host")
+	seen.await(t, "address 192.0.2.11 is gone from this host, and eth0 has no other: give it one")
 	node.ip("addr add 192.0.2.11/24 dev eth0")
 	seen.await(t, "")
 	answers(node, user, l)
