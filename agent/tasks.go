@@ -32,8 +32,8 @@ const (
 	// out of the way of the handoff: while the kernel walks its table, that processor
 	// takes no packets and runs nothing else, whatever its class.
 	listDelay = 100 * time.Millisecond
-	// lookUp bounds finding the address of one seed.
-	lookUp = 2 * time.Second
+	// lookUp bounds finding the address of one seed: longer than a dead name server takes.
+	lookUp = 8 * time.Second
 )
 
 // wire is this node on the wire, as link.Link plays it.

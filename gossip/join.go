@@ -18,8 +18,9 @@ import (
 )
 
 const (
-	// resolveTimeout bounds one look-up of a seed's name.
-	resolveTimeout = 2 * time.Second
+	// resolveTimeout bounds one look-up of a seed's name. A resolver waits 5 s for a
+	// name server that is dead, and then asks the next.
+	resolveTimeout = 8 * time.Second
 	// alonePeriod is how often a node without any member tries to find one.
 	alonePeriod = 500 * time.Millisecond
 	// refusedSoon is how often a node that was refused tries again at first, and
