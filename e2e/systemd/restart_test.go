@@ -33,6 +33,17 @@ func TestReboot(t *testing.T) {
 	w.served(t, "reboot of "+m.name, w.window())
 }
 
+// An agent that hangs is ended by systemd's watchdog, and started again.
+func TestWatchdog(t *testing.T) {
+	c := raise(t, 2)
+	m, other := c.machines[0], c.machines[1]
+	m.must(t, "systemctl", "kill", "--kill-who=main", "-s", "STOP", "peervip")
+	c.settle(t, other)
+	m.is(t, "NRestarts", "1")
+	c.settle(t, c.machines...)
+	m.says(t, "Watchdog timeout")
+}
+
 // A crash is over within moments: systemd starts the agent again, and the
 // connections that are open go on.
 func TestCrash(t *testing.T) {
