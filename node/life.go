@@ -283,7 +283,9 @@ func (c *Core) finish() {
 			c.doneAt = c.now
 		}
 		patience := c.doneAt + c.cfg.Timing.Agreement
-		if c.phase == Restarting { // who does not know of it ends its flows
+		// Who does not know of it ends its flows. Without a wire, or an address, nobody can
+		// be told, and nobody waits for it.
+		if c.phase == Restarting && c.wire.OK {
 			patience = max(patience, c.giveUpBy)
 		}
 		over := done && (c.announced() || c.now >= patience)

@@ -245,6 +245,19 @@ func TestLeaveDoesNotWaitForHeirsThatNeverAsk(t *testing.T) {
 	}
 }
 
+// TestRestartWithoutAWireIsQuick: whoever has lost its wire, or its address, can tell
+// nobody that it restarts, and does not wait for anybody to have heard it.
+func TestRestartWithoutAWireIsQuick(t *testing.T) {
+	d := activeDesk(t, map[string]hashring.Set{"b": setOf(16)})
+	d.commits(nil)
+	d.step(WireChanged{Reason: "address 192.0.2.11 is gone from this host"})
+	d.step(Leave{KeepFlows: true})
+	got := append(d.commits(nil), d.wait(d.core.cfg.Timing.Agreement+time.Second)...)
+	if stops := effectsOf[Stop](got); len(stops) != 1 || !stops[0].KeepFlows {
+		t.Errorf("it stops %d times within a second, want once", len(stops))
+	}
+}
+
 // TestDrainingNodeIsTheLastResort: a node that drains and has nothing left is not
 // drained while only others that drain could take over from each other.
 func TestDrainingNodeIsTheLastResort(t *testing.T) {
