@@ -34,7 +34,7 @@ SEEDS ?= 2700
 RACESEEDS ?= 20
 
 # Commands that the tests call, and the Debian packages that have them.
-TOOLS := nft:nftables ip:iproute2 ping:iputils-ping socat:socat gcc:gcc /usr/include/stdlib.h:libc6-dev
+TOOLS := nft:nftables ip:iproute2 ping:iputils-ping socat:socat sysctl:procps gcc:gcc /usr/include/stdlib.h:libc6-dev
 
 .PHONY: help build lab test bench fmt toolchain clean root go tools $(STAGES)
 
