@@ -33,14 +33,13 @@ func liveFlowsOf(vips []netip.Addr, protocol uint8) iter.Seq2[Flow, error] {
 		return flowsOf(vips, protocol)
 	}
 	return func(yield func(Flow, error) bool) {
+		var known map[connectionName]bool
 		socket, err := openNetlink(unix.NETLINK_SOCK_DIAG)
-		if err != nil {
-			yield(Flow{}, err)
-			return
+		if err == nil {
+			defer socket.close()
+			// Sockets first: one that comes later is asked for by name.
+			known, err = socket.toVIPs(vips)
 		}
-		defer socket.close()
-		// Sockets first: one that comes later is asked for by name.
-		known, err := socket.toVIPs(vips)
 		for f, errFlow := range flowsOf(vips, protocol) {
 			if errFlow == nil && f.Local && err == nil {
 				vanished, there := known[connectionName{f.Client, f.VIP}]

@@ -70,11 +70,10 @@ func (w *Watch) recall(slots, listed, live hashring.Set) error {
 		return err
 	}
 	defer socket.close()
-	sockets, err := openNetlink(unix.NETLINK_SOCK_DIAG)
-	if err != nil {
-		return err
+	sockets, errSockets := openNetlink(unix.NETLINK_SOCK_DIAG)
+	if errSockets == nil {
+		defer sockets.close()
 	}
-	defer sockets.close()
 	for slot, flows := range w.known {
 		flows = slices.DeleteFunc(flows, func(f Flow) bool {
 			_, lingers := w.spec.Lingers(f, listed)
@@ -82,7 +81,7 @@ func (w *Watch) recall(slots, listed, live hashring.Set) error {
 		})
 		for len(flows) > 0 && slot < slots.Cap() && slots.Has(slot) {
 			alive, err := socket.isLive(flows[0])
-			if err == nil && alive && flows[0].Local {
+			if err == nil && alive && flows[0].Local && errSockets == nil {
 				// One that cannot be asked for is found, or not, in the next list.
 				dead, errDead := sockets.dead(flows[0])
 				alive = !dead && errDead == nil
