@@ -134,7 +134,7 @@ func (g *Gossip) rejoin() {
 	case g.table.alone():
 		g.log.limited(slog.LevelInfo, "no other node was reached yet", "error", err)
 	default:
-		g.log.limited(slog.LevelInfo, "some nodes were not reached", "error", err)
+		g.log.limited(slog.LevelDebug, "some nodes were not reached", "error", err)
 	}
 	g.table.event(Attempt{Reached: reached, Err: err})
 }
