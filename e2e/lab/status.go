@@ -44,6 +44,13 @@ type NodeStatus struct {
 	Address  string                       `json:"address"`
 	Weight   int                          `json:"weight"`
 	Services map[string]NodeServiceStatus `json:"services"`
+	Waiting  *WaitingStatus               `json:"waiting"`
+}
+
+// WaitingStatus is what a node that drains or leaves waits for.
+type WaitingStatus struct {
+	Flows int     `json:"flows"`
+	Left  float64 `json:"left_seconds"`
 }
 
 // NodeServiceStatus is a node's part in one service.
