@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -157,10 +158,12 @@ func TestRunCancelledAtItsStart(t *testing.T) {
 	cfg := testConfig(t, "a")
 	cfg.Address = netip.Addr{}
 	cfg.Spec.VIPs = []netip.Addr{netip.MustParseAddr("10.77.0.100")}
-	// At once: what runs beside Run's own goroutine is not in the namespace, and would
-	// bring the address up on this host.
+	// It waits for its interface. What runs beside Run's own goroutine once it is there is
+	// not in the namespace, and would bring the address up on this host.
+	cfg.Interface = "eth7"
 	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
+	timer := time.AfterFunc(100*time.Millisecond, cancel)
+	defer timer.Stop()
 	if err := ns.Do(func() error { return Run(ctx, cfg, Options{Log: (&logText{}).logger()}) }); err != nil {
 		t.Errorf("ended with %v", err)
 	}
