@@ -128,7 +128,8 @@ func TestStateDirInUse(t *testing.T) {
 		t.Errorf("told to end: %v", err)
 	}
 	// One that ends a moment later is waited for.
-	time.AfterFunc(200*time.Millisecond, func() { unlock() })
+	first := unlock
+	time.AfterFunc(200*time.Millisecond, func() { first() })
 	unlock, err = lockState(t.Context(), dir)
 	must(t, err)
 	must(t, unlock())
