@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -156,16 +155,17 @@ func traces(t *testing.T, ns *lab.Namespace) string {
 func TestRunCancelledAtItsStart(t *testing.T) {
 	ns, _ := host(t)
 	cfg := testConfig(t, "a")
-	cfg.Address = netip.Addr{}
+	// It waits for an interface: what a life in the cluster runs beside Run's own goroutine
+	// is not in the namespace, and would bring the address up on this host.
+	cfg.Interface, cfg.Address = "eth7", netip.Addr{}
 	cfg.Spec.VIPs = []netip.Addr{netip.MustParseAddr("10.77.0.100")}
-	// It waits for its interface. What runs beside Run's own goroutine once it is there is
-	// not in the namespace, and would bring the address up on this host.
-	cfg.Interface = "eth7"
 	ctx, cancel := context.WithCancel(t.Context())
-	timer := time.AfterFunc(100*time.Millisecond, cancel)
-	defer timer.Stop()
-	if err := ns.Do(func() error { return Run(ctx, cfg, Options{Log: (&logText{}).logger()}) }); err != nil {
+	before := traces(t, ns)
+	if err := ns.Do(func() error { return Run(ctx, cfg, Options{Log: (&logText{}).logger(), Ready: cancel}) }); err != nil {
 		t.Errorf("ended with %v", err)
+	}
+	if after := traces(t, ns); after != before {
+		t.Errorf("left behind:\n%s\nbefore it was:\n%s", after, before)
 	}
 	missing(t, cfg.Socket)
 }
