@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -63,6 +64,15 @@ func exitCode(err error) int {
 		return exitConfig
 	}
 	return exitFailure
+}
+
+// commandCode is the exit code of the command that args has asked for. To `status --check`
+// 2 is a node that is not well, so a command line that is wrong is 3 there.
+func commandCode(cmd *cobra.Command, args []string, err error) int {
+	if _, usage := errors.AsType[*usageError](err); usage && cmd.Name() == "status" && slices.Contains(args, "--check") {
+		return checkFailed
+	}
+	return exitCode(err)
 }
 
 // printError writes the error, each of its lines under the program's name.

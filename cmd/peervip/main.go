@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
-	"slices"
 
 	"github.com/spf13/cobra"
 )
@@ -17,10 +16,6 @@ func main() {
 	if err == nil {
 		return
 	}
-	code := exitCode(err)
-	if cmd.Name() == "status" && slices.Contains(os.Args, "--check") && code == exitUsage {
-		code = checkFailed
-	}
 	prefix := "peervip: "
 	if logsToJournal() {
 		prefix = "<3>" + prefix // as an error, see priorities
@@ -28,7 +23,7 @@ func main() {
 	if !errors.Is(err, errNotWell) { // which was printed
 		printErrorAs(os.Stderr, prefix, err)
 	}
-	os.Exit(code)
+	os.Exit(commandCode(cmd, os.Args[1:], err))
 }
 
 // newRootCommand is `peervip` with all its commands; cobra adds `completion` and

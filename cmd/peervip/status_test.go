@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -280,6 +281,42 @@ func TestStatusCommand(t *testing.T) {
 	root.SetArgs([]string{"status", "--socket", f.socket})
 	if err := root.Execute(); err == nil || err.Error() != "writing the status: disk full" {
 		t.Errorf("to a full disk: %v", err)
+	}
+}
+
+// The exit code of `status --check`, as the process has it.
+func TestStatusCheckExitCode(t *testing.T) {
+	well, problems, alert, joining := exampleStatus(), exampleStatus(), exampleStatus(), exampleStatus()
+	well.Problems, well.Alert = nil, ""
+	problems.Problems, problems.Alert = []string{"one"}, ""
+	alert.Problems, alert.Alert = []string{"one"}, "strangers on the wire"
+	joining.Problems, joining.Phase = []string{"not serving yet"}, "joining"
+	for _, test := range []struct {
+		name   string
+		status agent.Status
+		args   []string
+		want   int
+	}{
+		{"well", well, nil, 0},
+		{"problems", problems, nil, 1},
+		{"not well", alert, nil, 2},
+		{"not serving", joining, nil, 2},
+		{"a wrong flag", well, []string{"--chek"}, 3},
+		{"a wrong value", well, []string{"-o", "xml"}, 3},
+		{"an argument", well, []string{"web-1"}, 3},
+		{"with --watch", well, []string{"--watch"}, 3},
+		{"no agent", well, []string{"--socket", "/nonexistent/s"}, 3},
+	} {
+		f := newFakeAgent(t)
+		f.statuses = []agent.Status{test.status}
+		root := newRootCommand()
+		root.SetOut(io.Discard)
+		args := append([]string{"status", "--check", "--socket", f.socket}, test.args...)
+		root.SetArgs(args)
+		cmd, err := root.ExecuteC()
+		if code := commandCode(cmd, args, err); code != test.want {
+			t.Errorf("%s: exit code %d (%v), want %d", test.name, code, err, test.want)
+		}
 	}
 }
 
