@@ -40,7 +40,7 @@ func lockState(ctx context.Context, dir string) (unlock func() error, err error)
 			return nil, errors.Join(fmt.Errorf("node.state_dir: locking %s: %w", path, err), f.Close())
 		case time.Now().After(end):
 			pid, _ := io.ReadAll(io.LimitReader(f, 20))
-			return nil, errors.Join(fmt.Errorf("node.state_dir: %s is in use by another agent (process %s): give each agent a directory of its own",
+			return nil, errors.Join(fmt.Errorf("node.state_dir: %s is in use by another agent (process %s): stop that one first, or give each agent a directory of its own",
 				dir, strings.TrimSpace(string(pid))), f.Close())
 		}
 		select {

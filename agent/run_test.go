@@ -66,7 +66,7 @@ func TestRunRefuses(t *testing.T) {
 		{"the VIP is the host's own", func(t *testing.T, cfg *Config, ns, _ *lab.Namespace) (func() error, error) {
 			ip(t, ns, "addr add 10.77.0.100/24 dev eth0")
 			return nil, nil
-		}, "spec.vips: 10.77.0.100 is already an address of this host, on eth0: remove it there"},
+		}, "spec.vips: 10.77.0.100 is already an address of this host, on eth0: if it is the server's own, share another one; if not, remove it there"},
 		{"no capabilities", func(*testing.T, *Config, *lab.Namespace, *lab.Namespace) (func() error, error) {
 			return nil, dropCapabilities()
 		}, "missing CAP_NET_ADMIN and CAP_NET_RAW: run as root"},

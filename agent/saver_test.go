@@ -118,7 +118,7 @@ func TestStateDirInUse(t *testing.T) {
 	unlock, err := lockState(t.Context(), dir)
 	must(t, err)
 	_, err = lockState(t.Context(), dir)
-	want := fmt.Sprintf("node.state_dir: %s is in use by another agent (process %d): give each agent a directory of its own", dir, os.Getpid())
+	want := fmt.Sprintf("node.state_dir: %s is in use by another agent (process %d): stop that one first, or give each agent a directory of its own", dir, os.Getpid())
 	if err == nil || err.Error() != want {
 		t.Errorf("%v, want %s", err, want)
 	}

@@ -26,8 +26,9 @@ func newAgentCommand() *cobra.Command {
 --config, else of $PEERVIP_CONFIG, else ` + defaultConfig + `, where that
 exists; PEERVIP_* variables and flags win over it.
 
-SIGTERM or SIGINT hands all buckets over to the other nodes and ends; a second
-one ends at once. Either way the host is left as it was found. SIGUSR2 does what
+SIGTERM or SIGINT hands all buckets over to the other nodes, waits for open
+connections, at most spec.drain_timeout, and ends; a second one ends at once.
+Either way the host is left as it was found. SIGUSR2 does what
 ` + "`peervip leave --keep-flows`" + ` does: open connections wait for the next start.
 SIGHUP does what ` + "`peervip reload`" + ` does.
 

@@ -31,15 +31,15 @@ func TestSignals(t *testing.T) {
 		{"none, and a failure", nil, errAgent, ""},
 		{"one", []os.Signal{term}, nil, "this node has left"},
 		{"one, and a failure", []os.Signal{term}, errAgent, "handing over and leaving; a second signal ends at once"},
-		{"two", []os.Signal{term, later, unix.SIGINT}, nil, "this node has ended without handing over"},
+		{"two", []os.Signal{term, later, unix.SIGINT}, nil, "this node has ended at once, by a second signal"},
 		{"a restart", []os.Signal{restart}, errAgent, "handing over; open connections wait for the next start"},
 		{"a restart twice", []os.Signal{restart, restart}, nil, "this node has left"},
 		{"a restart, and then a leave", []os.Signal{restart, term}, errAgent, "handing over and leaving; a second signal ends at once"},
 		{"two that are one, of timeout(1)", []os.Signal{term, term}, nil, "this node has left"},
-		{"two that are one, and then a second", []os.Signal{unix.SIGINT, unix.SIGINT, later, unix.SIGINT}, nil, "this node has ended without handing over"},
+		{"two that are one, and then a second", []os.Signal{unix.SIGINT, unix.SIGINT, later, unix.SIGINT}, nil, "this node has ended at once, by a second signal"},
 		{"a reload", []os.Signal{unix.SIGHUP}, nil, "this node has left"},
 		{"a reload of one that leaves", []os.Signal{term, unix.SIGHUP}, errAgent, "nothing is reloaded: this node is leaving"},
-		{"a restart, and then two", []os.Signal{restart, term, later, term}, nil, "this node has ended without handing over"},
+		{"a restart, and then two", []os.Signal{restart, term, later, term}, nil, "this node has ended at once, by a second signal"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var text bytes.Buffer

@@ -23,9 +23,9 @@ func newLeaveCommand() *cobra.Command {
 		Short: "Hand over everything and stop this node's agent",
 		Long: `The agent hands its buckets to the others, goes on with the connections that
 are open until the last one ends or spec.drain_timeout is over, says goodbye and
-ends; the command returns when it has, and the host is as it was before. A
-service manager may start it again: stop the service there instead, which does
-the same.
+ends; the command returns when it has, and the host is as it was before. Under
+systemd it stays ended until the unit is started again, or the next boot; to
+stop the unit does the same.
 
 With --now the agent hands its buckets over and then ends the connections that
 are open, with a reset at both ends. It may be said while the agent leaves, or

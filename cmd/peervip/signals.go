@@ -91,7 +91,7 @@ func (s *signals) until(ctx context.Context, log *slog.Logger, m manager, run fu
 				close(leave)
 			case s.now().Sub(leaving) < sameSignal:
 			default:
-				log.Warn("ending at once, nothing is handed over any more", "signal", signalName(got))
+				log.Warn("ending at once: nothing more is handed over, and open connections are not waited for", "signal", signalName(got))
 				signal.Reset(unix.SIGTERM, unix.SIGINT)
 				cancel()
 				select {
@@ -111,7 +111,7 @@ func (s *signals) until(ctx context.Context, log *slog.Logger, m manager, run fu
 		return err
 	}
 	if ctx.Err() != nil {
-		log.Warn("this node has ended without handing over")
+		log.Warn("this node has ended at once, by a second signal")
 	} else {
 		log.Info("this node has left")
 	}

@@ -50,7 +50,11 @@ func leaseLine(s agent.Status) string {
 		line = "lease WAITING, this node is silent"
 	}
 	if p := s.Pauses; p.Count > 0 {
-		line += fmt.Sprintf("; %d pauses so far, the longest %s", p.Count, age(p.Longest))
+		pauses := "pauses"
+		if p.Count == 1 {
+			pauses = "pause"
+		}
+		line += fmt.Sprintf("; %d %s so far, the longest %s", p.Count, pauses, age(p.Longest))
 	}
 	return line
 }

@@ -302,7 +302,7 @@ func existing() string {
 func checkNotOwn(vips []netip.Addr, addresses []hostAddress) error {
 	for _, a := range addresses {
 		if slices.Contains(vips, a.addr) && !a.isHeld(a.addr) {
-			return fmt.Errorf("spec.vips: %s is already an address of this host, on %s: remove it there (ip addr del %s dev %s), the agent adds it itself",
+			return fmt.Errorf("spec.vips: %s is already an address of this host, on %s: if it is the server's own, share another one; if not, remove it there (ip addr del %s dev %s), the agent adds it itself",
 				a.addr, a.device(), netip.PrefixFrom(a.addr, a.bits), a.device())
 		}
 	}
