@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/peervip/peervip/node"
 	"github.com/peervip/peervip/node/link"
 )
 
@@ -27,9 +28,9 @@ type await struct {
 	left    chan struct{} // closed when the operator has it end
 	leaving sync.Once
 
-	mu   sync.Mutex
-	why  string // not empty once it waits
-	keep bool   // with left: for the next life
+	mu    sync.Mutex
+	why   string     // not empty once it waits
+	leave node.Leave // with left: how
 }
 
 func newAwait(cfg Config, opts Options, mac link.ClusterMAC) *await {
@@ -72,7 +73,7 @@ func (w *await) wait(ctx context.Context, ready func() error, waiting func(why s
 			return errLeft
 		case <-w.opts.Restart:
 			w.mu.Lock()
-			w.keep = true
+			w.leave.KeepFlows = true
 			w.mu.Unlock()
 			return errLeft
 		case <-w.left:
@@ -82,11 +83,12 @@ func (w *await) wait(ctx context.Context, ready func() error, waiting func(why s
 	}
 }
 
-// keeps says whether what an earlier life has left is to stay for the next one.
-func (w *await) keeps() bool {
+// asked is the leave that was asked for. With KeepFlows what an earlier life has left is
+// to stay for the next one.
+func (w *await) asked() node.Leave {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.keep
+	return w.leave
 }
 
 // handler answers at the control socket meanwhile.
@@ -100,7 +102,7 @@ func (w *await) handler() http.Handler {
 		}
 		w.leaving.Do(func() {
 			w.mu.Lock()
-			w.keep = q.KeepFlows
+			w.leave = node.Leave{KeepFlows: q.KeepFlows, Now: q.Now}
 			w.mu.Unlock()
 			close(w.left)
 		})

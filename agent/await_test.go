@@ -129,3 +129,19 @@ func TestLeavesWhileItWaits(t *testing.T) {
 	must(t, within(t, "the end", ended))
 	missing(t, cfg.Socket)
 }
+
+// `peervip leave` may come when the agent waits no more, and is about to take part.
+func TestLeaveInTheMidstOfTheStart(t *testing.T) {
+	t.Parallel()
+	for _, keep := range []bool{false, true} {
+		r := newRig(t, "a")
+		r.agent.waiting = newAwait(r.cfg, r.opts, r.mac)
+		r.control.serve(r.agent.waiting.handler())
+		_, err := r.client.Leave(t.Context(), LeaveRequest{KeepFlows: keep})
+		must(t, err)
+		r.start()
+		if err := r.end(t); err != nil || !r.members.left || r.loop.keepFlows != keep {
+			t.Errorf("ended with %v, goodbye %t, flows kept %t", err, r.members.left, r.loop.keepFlows)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 
 	"github.com/peervip/peervip/node"
 	"github.com/peervip/peervip/node/health"
@@ -48,9 +49,15 @@ func (a *agent) check(service int, m *health.Monitor) {
 	})
 }
 
-// misled are the checks that pass though clients are refused, in words.
-func (a *agent) misled() (lines []string) {
-	for _, m := range a.checks.monitors {
+// misled are the checks that pass though clients are refused, in words. The kernel is
+// asked by the caller and not by the loop: while somebody changes the host's network it
+// may answer late, and a loop that waits for it gives no beacons.
+func (a *agent) misled(ctx context.Context) (lines []string) {
+	var monitors []*health.Monitor
+	if err := a.loop.ask(ctx, func() { monitors = slices.Clone(a.checks.monitors) }); err != nil {
+		return nil // it ends
+	}
+	for _, m := range monitors {
 		if m != nil {
 			lines = append(lines, m.Misled(a.cfg.Spec.VIPs)...)
 		}

@@ -36,8 +36,7 @@ type loop struct {
 	kernel  *kernel
 	beacons *beacons
 	saver   *saver
-	misled  func() []string // checks that pass though clients are refused, in words; nil: none are run
-	ended   chan struct{}   // closed when run has returned
+	ended   chan struct{} // closed when run has returned
 
 	memory  memory
 	answers map[uint64]chan<- answer // who waits at the control socket

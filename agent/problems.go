@@ -82,14 +82,18 @@ type measures struct {
 	knocks   uint64        // of strangers at the gossip port
 	conflict error         // another host has taken a VIP for its own
 	faults   []string      // of the host's settings
+	misled   []string      // checks that pass though clients are refused
 	outlook  outlook
 	table    *nft.Conntrack // nil: the kernel did not say
 	logErr   error          // the log is lost
 }
 
 // measured are those that cost next to nothing.
-func (a *agent) measured() measures {
-	m := measures{knocks: a.cluster.Stats().OtherKey, conflict: a.wire.Conflict(claimLasts), faults: a.wire.Faults(), outlook: a.loop.beacons.outlook()}
+func (a *agent) measured(ctx context.Context) measures {
+	m := measures{
+		knocks: a.cluster.Stats().OtherKey, conflict: a.wire.Conflict(claimLasts), faults: a.wire.Faults(), misled: a.misled(ctx),
+		outlook: a.loop.beacons.outlook(),
+	}
 	if table, err := a.conntrack(); err == nil {
 		m.table = &table
 	}
@@ -101,7 +105,7 @@ func (a *agent) measured() measures {
 
 // measure takes them all.
 func (a *agent) measure(ctx context.Context) (measures, error) {
-	m := a.measured()
+	m := a.measured(ctx)
 	counters, err := a.loop.kernel.counters(ctx)
 	if err == nil {
 		m.counters = &counters
@@ -148,10 +152,8 @@ func (l *loop) problems(s node.Snapshot, m measures) *problemList {
 		list.addLogged("a restart would forget whether this node is drained: %v; tried again every %v", err, l.saver.again)
 	}
 	l.hostProblems(m, &list)
-	if l.misled != nil {
-		for _, line := range l.misled() {
-			add("%s", line)
-		}
+	for _, line := range m.misled {
+		add("%s", line)
 	}
 	if m.logErr != nil {
 		add("the log of this agent is lost: %v; restart the agent where somebody reads its log", m.logErr)

@@ -63,7 +63,7 @@ func (r *runner) run(ctx context.Context) error {
 			r.tell("NOT SERVING: " + why)
 		})
 		if errors.Is(err, errLeft) {
-			r.keep = r.keep && r.waiting.keeps()
+			r.keep = r.keep && r.waiting.asked().KeepFlows
 			return nil
 		}
 		if err != nil {
@@ -160,7 +160,7 @@ func (r *runner) live(ctx context.Context) (began bool, err error) {
 		cfg: cfg, opts: opts, loop: l, wire: wire, asker: wire, cluster: cluster, monitors: monitors, control: r.control,
 		// Flows of an earlier life do not wait for the better part of a second.
 		attach: attaching(wire, r.attached), mac: r.mac, layout: r.layout, live: nft.NewWatch(spec).Live, look: lookPeriod, started: r.waiting.started,
-		conntrack: nft.ReadConntrack,
+		conntrack: nft.ReadConntrack, waiting: r.waiting,
 	}
 	l.kernel.cut = cutFlows(cfg, r.layout)
 	a.pick = func(protocols []uint8, slots hashring.Set, most int) (map[int][]nft.Flow, int, error) {

@@ -76,6 +76,7 @@ type agent struct {
 	// conntrack asks how full it is.
 	conntrack func() (nft.Conntrack, error)
 	started   time.Time
+	waiting   *await // was asked to leave while this agent was made, perhaps; nil: never
 }
 
 // errEnded cancels the other tasks when the loop ends with its context.
@@ -116,7 +117,6 @@ func (a *agent) run(ctx context.Context) error {
 		})
 	}
 	a.startChecks(ctx, group.Go)
-	l.misled = a.misled
 	group.Go(func() error { return a.runLoop(ctx) })
 	group.Go(func() error { return l.kernel.run(ctx) })
 	l.beacons.run(ctx, group.Go)
@@ -132,6 +132,10 @@ func (a *agent) run(ctx context.Context) error {
 	group.Go(func() error { return a.report(ctx) })
 	group.Go(func() error {
 		leave, restart := a.opts.Leave, a.opts.Restart
+		var early <-chan struct{}
+		if a.waiting != nil {
+			early = a.waiting.left
+		}
 		for {
 			select {
 			case <-leave:
@@ -140,6 +144,9 @@ func (a *agent) run(ctx context.Context) error {
 			case <-restart:
 				l.post(node.Leave{KeepFlows: true})
 				restart = nil
+			case <-early:
+				l.post(a.waiting.asked())
+				early = nil
 			case <-ctx.Done():
 				return nil
 			}
@@ -198,7 +205,7 @@ func (a *agent) observe(ctx context.Context) error {
 			}
 			failing = err != nil
 		}
-		m := a.measured()
+		m := a.measured(ctx)
 		if look%restingLooks == 0 {
 			m, _ = a.measure(ctx) // who asks for the status gets the error
 		}
