@@ -159,7 +159,7 @@ func (c *Core) mayStartAlone() string {
 		return fmt.Sprintf("a member that cannot be understood sends beacons: %s; %s", describeStrangers(list), strangerCure(list))
 	}
 	if c.now < max(c.startedAt, c.wireSince)+t.Alone {
-		return "no seed has answered yet"
+		return "no node of this cluster has answered yet"
 	}
 	if !c.wire.Forwards && c.now < c.wireSince+t.Carrier {
 		return "no seed answers, and nobody on the wire does: the switch port may not forward yet"

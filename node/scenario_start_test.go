@@ -33,7 +33,7 @@ func TestStartAlone(t *testing.T) {
 	w := starting(1, 1)
 	w.start(w.nodes[0])
 	w.run(DefaultTiming(200*ms).Alone - 10*ms)
-	if w.nodes[0].owns() > 0 || !w.nodes[0].hasProblem("no seed has answered yet") {
+	if w.nodes[0].owns() > 0 || !w.nodes[0].hasProblem("no node of this cluster has answered yet") {
 		t.Errorf("%d buckets, problems %q", w.nodes[0].owns(), w.nodes[0].core.Snapshot().Problems)
 	}
 	w.run(100*ms + simDetect.D)
