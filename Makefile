@@ -47,7 +47,7 @@ build: go ## make bin/peervip
 lab: root build ## show everything on this machine, as root: nodes, clients, faults, figures
 	./bin/peervip lab $(LAB)
 
-test: root go tools ## pass all tests, as root (about 14 minutes on 2 cores)
+test: root go tools ## pass all tests, as root: check, unit, race, sim, kernel, e2e, systemd
 	@.ci/stages $(STAGES)
 
 check: go
