@@ -128,6 +128,11 @@ func (a *agent) run(ctx context.Context) error {
 			l.queue.put(func() { l.linkChanged(s) })
 		})
 	})
+	group.Go(func() error {
+		a.wire.Ask(nil) // routers: a name server that is dead is waited for
+		a.wire.Ask(a.seedAddrs(ctx))
+		return nil
+	})
 	group.Go(func() error { return a.observe(ctx) })
 	group.Go(func() error { return a.report(ctx) })
 	group.Go(func() error {
@@ -190,10 +195,8 @@ func (a *agent) runLoop(ctx context.Context) error {
 	return err
 }
 
-// observe counts flows and what may be a problem, and looks for evidence that the wire
-// forwards.
+// observe counts flows and what may be a problem, and tells whether the wire forwards.
 func (a *agent) observe(ctx context.Context) error {
-	a.wire.Ask(a.seedAddrs(ctx))
 	tick := time.NewTicker(a.look)
 	defer tick.Stop()
 	failing := false
