@@ -3,6 +3,7 @@ package e2e
 import (
 	"flag"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,16 +23,11 @@ var (
 func TestRollingRestarts(t *testing.T) {
 	l := cluster(t, 3)
 	if *busy {
-		stop := make(chan struct{})
-		t.Cleanup(func() { close(stop) })
+		var stop atomic.Bool
+		t.Cleanup(func() { stop.Store(true) })
 		for range runtime.NumCPU() {
 			go func() {
-				for {
-					select {
-					case <-stop:
-						return
-					default:
-					}
+				for !stop.Load() {
 				}
 			}()
 		}
