@@ -2,6 +2,7 @@ package link
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"net"
 	"net/netip"
@@ -29,7 +30,11 @@ func (m *segmentMates) ensure(int) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	mates, changed, errs := m.find(addresses), false, []error(nil)
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return false, fmt.Errorf("listing the host's interfaces: %w", err)
+	}
+	mates, changed, errs := m.find(addresses, interfaces), false, []error(nil)
 	for _, name := range slices.Sorted(maps.Keys(mates)) {
 		i := slices.IndexFunc(m.settings, func(s *sysctl) bool { return s.where == name })
 		if i < 0 {
@@ -45,12 +50,10 @@ func (m *segmentMates) ensure(int) (bool, error) {
 
 // find returns the index of each, by name: those with an address in whose network a VIP
 // is, or an address of the VIPs' interface.
-func (m *segmentMates) find(addresses []hostAddress) map[string]int {
+func (m *segmentMates) find(addresses []hostAddress, interfaces []net.Interface) map[string]int {
 	names := map[int]string{}
-	for _, a := range addresses {
-		if i, err := net.InterfaceByIndex(a.index); err == nil {
-			names[a.index] = i.Name
-		}
+	for _, i := range interfaces {
+		names[i.Index] = i.Name
 	}
 	segment := slices.Clone(m.config.VIPs)
 	for _, a := range addresses {
