@@ -491,3 +491,26 @@ func TestSeedsWithAnotherKey(t *testing.T) {
 		t.Errorf("it still waits: %q", why)
 	}
 }
+
+// TestAStrangerThatRestarts: a node with another key has waited for long beside one that
+// serves. When that restarts, it does not take the address from it meanwhile.
+func TestAStrangerThatRestarts(t *testing.T) {
+	d := newDesk(t, func(c *Config) { c.Address = address(9) })
+	d.step(SeedsTried{})
+	other := Stranger{Address: address(5), Differs: DiffersKey, Serves: true}
+	d.step(StrangersHeard{List: []Stranger{other}})
+	d.wait(time.Minute)
+	if why := d.core.mayServe(); !strings.HasPrefix(why, "this cluster's address is served already") {
+		t.Errorf("%q", why)
+	}
+	other.Serves = false
+	d.step(StrangersHeard{List: []Stranger{other}})
+	d.wait(strangerDelay - time.Second)
+	if why := d.core.mayServe(); !strings.HasPrefix(why, "nodes that are none of this cluster start on the same address, and go first") {
+		t.Errorf("it does not wait for the other's restart: %q", why)
+	}
+	d.wait(2 * time.Second)
+	if why := d.core.mayServe(); why != "" {
+		t.Errorf("it still waits: %q", why)
+	}
+}

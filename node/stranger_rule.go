@@ -39,8 +39,8 @@ const (
 type outsiders struct {
 	list    []Stranger // by address
 	despite map[netip.Addr]bool
-	// freeSince is when nothing but strangers kept this node from serving any more; 0:
-	// something else does, or there are none.
+	// freeSince is when nothing but strangers that do not serve kept this node from
+	// serving any more; 0: something else does, or there are none.
 	freeSince Time
 	// knew are the nodes that this one knew when it lost its wire while it served.
 	knew []string
@@ -177,13 +177,13 @@ func (c *Core) strangersForbid() string {
 func (c *Core) watchStrangers() {
 	o := &c.outside
 	rivals := c.rivals()
+	serving := slices.ContainsFunc(rivals, func(s Stranger) bool { return s.Serves }) && !c.party().serves
 	switch {
-	case len(rivals) == 0:
+	case len(rivals) == 0, serving: // who ceases to serve may be restarting, and has that time too
 		o.freeSince = 0
 	case o.freeSince == 0 && c.mayServeBut() == "":
 		o.freeSince = c.now
 	}
-	serving := slices.ContainsFunc(rivals, func(s Stranger) bool { return s.Serves }) && !c.party().serves
 	if !serving {
 		o.askedAt, o.answered = 0, false
 		return
