@@ -275,11 +275,11 @@ func (b *beacons) know(k node.Know) error {
 }
 
 // forget is for an incarnation that is no more.
-func (b *beacons) forget(inc node.Incarnation) {
+func (b *beacons) forget(e node.Forget) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.herald.Forget(inc)
-	delete(b.peers, inc)
+	b.herald.Forget(e.Incarnation, e.Gone)
+	delete(b.peers, e.Incarnation)
 	b.kernel.setPeers(b.sources())
 }
 

@@ -197,7 +197,7 @@ func (l *loop) step(ev node.Event) {
 				l.log.Warn("a member gets no beacons", "error", err)
 			}
 		case node.Forget:
-			l.beacons.forget(e.Incarnation)
+			l.beacons.forget(e)
 			delete(l.strays.alive, e.Incarnation)
 		case node.Stop:
 			l.stop, l.keepFlows = true, e.KeepFlows

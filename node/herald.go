@@ -114,9 +114,10 @@ func (h *Herald) Attend(now Time, heardAll bool) { h.live.Attend(h.at(now), hear
 // AttendUntil is Attend where it is known until when all that has come has been heard.
 func (h *Herald) AttendUntil(now, heard Time) { h.live.AttendUntil(h.at(now), heard) }
 
-// Forget drops an incarnation that has left, or was replaced.
-func (h *Herald) Forget(inc Incarnation) {
-	h.live.Forget(inc)
+// Forget drops an incarnation that has left, or was replaced. Gone: it has said elsewhere
+// than in its beacons that it goes, and has nothing.
+func (h *Herald) Forget(inc Incarnation, gone bool) {
+	h.live.Forget(inc, gone)
 	delete(h.told, inc)
 }
 

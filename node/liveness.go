@@ -221,14 +221,14 @@ func (l *Liveness) Know(now Time, inc Incarnation) {
 }
 
 // Forget tells of an incarnation that is no member any more. One that is held alive and
-// says itself that it goes is gone: nobody waits for it, and what still comes of it means
+// says itself that it goes, in its beacons or elsewhere, is gone: nobody waits for it, and what still comes of it means
 // nothing. For anything else its own beacons decide: one that is alive stays so for as
 // long as it speaks, and one that is dead is told so for a while, should it come back.
-func (l *Liveness) Forget(inc Incarnation) {
+func (l *Liveness) Forget(inc Incarnation, gone bool) {
 	n := l.find(inc)
 	switch {
 	case n == nil:
-	case n.standing == Alive && n.phase.Going():
+	case n.standing == Alive && (gone || n.phase.Going()):
 		n.named, n.standing = false, Gone
 		n.serving, n.me, n.holdsDead = false, 0, n.holdsDead[:0]
 	case n.standing == Alive, n.standing == Dead && !n.phase.Going():

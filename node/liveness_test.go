@@ -345,7 +345,7 @@ func TestForgive(t *testing.T) {
 func TestForgottenWhileItSpeaks(t *testing.T) {
 	tb := metTable(t, "a", "b")
 	a, b := tb.voice("a"), tb.voice("b")
-	a.Forget(b.self)
+	a.Forget(b.self, false)
 	tb.rounds(3)
 	if !a.Alive(b.self) {
 		t.Fatal("b speaks, and was forgotten")
@@ -356,29 +356,33 @@ func TestForgottenWhileItSpeaks(t *testing.T) {
 }
 
 // TestGoneIsNotMetAnew: beacons that come after a goodbye are none of a new neighbour,
-// and the lease waits for nobody who is gone.
+// and the lease waits for nobody who is gone, even if no beacon had the time to say so.
 func TestGoneIsNotMetAnew(t *testing.T) {
-	tb := metTable(t, "a", "b", "c")
-	a, b := tb.voice("a"), tb.voice("b")
-	b.phase = Leaving
-	tb.rounds(1)
-	a.Forget(b.self)
-	tb.rounds(5)
-	tb.expect(map[string][]string{})
-	if a.Alive(b.self) {
-		t.Fatal("b has left, and is alive")
-	}
-	tb.leave(b)
-	for range 9 {
-		tb.rounds(1)
-		if a.MarkUntil(tb.now) <= tb.now {
-			t.Fatal("the lease waits for b, which has left")
+	for _, elsewhere := range []bool{false, true} {
+		tb := metTable(t, "a", "b", "c")
+		a, b := tb.voice("a"), tb.voice("b")
+		if !elsewhere {
+			b.phase = Leaving
 		}
-	}
-	tb.rounds(11)
-	tb.expect(map[string][]string{"a": {"b unheard"}, "c": {"b dead"}}) // c was never told that it left
-	if n := len(a.Status(tb.now)); n != 1 {
-		t.Errorf("a knows %d neighbours: b leaves a trace", n)
+		tb.rounds(1)
+		a.Forget(b.self, elsewhere)
+		tb.rounds(5)
+		tb.expect(map[string][]string{})
+		if a.Alive(b.self) {
+			t.Fatal("b has left, and is alive")
+		}
+		tb.leave(b)
+		for range 9 {
+			tb.rounds(1)
+			if a.MarkUntil(tb.now) <= tb.now {
+				t.Fatal("the lease waits for b, which has left")
+			}
+		}
+		tb.rounds(11)
+		tb.expect(map[string][]string{"a": {"b unheard"}, "c": {"b dead"}}) // c was never told that it left
+		if n := len(a.Status(tb.now)); n != 1 {
+			t.Errorf("a knows %d neighbours: b leaves a trace", n)
+		}
 	}
 }
 
@@ -389,7 +393,7 @@ func TestDeadAndForgottenIsToldSo(t *testing.T) {
 	tb.hears = hearOnly()
 	tb.rounds(12)
 	tb.expect(map[string][]string{"a": {"b dead"}, "b": {"a dead"}})
-	a.Forget(b.self)
+	a.Forget(b.self, false)
 	for range 50 {
 		tb.rounds(10)
 	}

@@ -144,7 +144,7 @@ func (c *Core) peerAlive(ev PeerAlive) {
 			if old.alive && c.cfg.Silence > 0 { // else it is mourned already, or was for long enough
 				c.mourn(old, c.cfg.Timing.Mourn)
 			}
-			c.dropHeard(old.Incarnation)
+			c.dropHeard(old.Incarnation, false)
 		}
 	} else {
 		c.notice(false, "%s is a member", ev.Name)
@@ -201,11 +201,11 @@ func (c *Core) greet(p *peer) {
 
 // dropHeard forgets an incarnation that is no more. One that is held dead is so for a
 // while longer, should gossip name it again.
-func (c *Core) dropHeard(inc Incarnation) {
+func (c *Core) dropHeard(inc Incarnation, gone bool) {
 	if h := c.heard[inc]; h != nil && h.standing != Dead {
 		delete(c.heard, inc)
 	}
-	c.out = append(c.out, Forget{inc})
+	c.out = append(c.out, Forget{inc, gone})
 }
 
 func (c *Core) peerDead(ev PeerDead) {
@@ -250,7 +250,7 @@ func (c *Core) part(p *peer) {
 	delete(c.peers, p.Name)
 	delete(c.wishes, p.Name)
 	c.sortPeers()
-	c.dropHeard(p.Incarnation)
+	c.dropHeard(p.Incarnation, p.hasNothing())
 	c.notice(false, "%s has left", p.Name)
 	if token, waits := c.asking[p.Name]; waits {
 		delete(c.asking, p.Name)

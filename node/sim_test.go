@@ -243,7 +243,7 @@ func (w *world) step(n *simNode, ev Event) {
 		case Know:
 			n.herald.Know(w.now, e.Incarnation)
 		case Forget:
-			n.herald.Forget(e.Incarnation)
+			n.herald.Forget(e.Incarnation, e.Gone)
 		case AskVIP:
 			w.askVIP(n)
 		case Stop:

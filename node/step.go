@@ -249,8 +249,12 @@ type (
 		Address string
 	}
 
-	// Forget: this incarnation is no more.
-	Forget struct{ Incarnation }
+	// Forget: this incarnation is no more. Gone: it has said itself, though perhaps not in
+	// a beacon yet, that it goes, and has nothing.
+	Forget struct {
+		Incarnation
+		Gone bool
+	}
 
 	// AskVIP: send three echo requests for the VIP to the cluster MAC and report
 	// VIPAnswered. This node does not serve.
