@@ -60,6 +60,7 @@ type beacons struct {
 	mu        sync.Mutex
 	herald    *node.Herald
 	peers     map[node.Incarnation]netip.AddrPort // the members
+	unlisted  map[node.Incarnation]netip.Addr     // who was heard and is no member, since they were last asked for
 	due       node.Time                           // when the timer goes off; 0: it does not
 	arming    bool                                // the kernel goroutine was asked to arm the lease
 	dropping  bool                                // it was asked to drop it
@@ -100,7 +101,7 @@ func newBeacons(cfg Config, l *loop, k *kernel) (*beacons, error) {
 		filtering: filtering{wire: deafness{detect: detect}}, reverseDrops: link.ReversePathDrops,
 		reader: node.NewBeaconCodec(cfg.Cluster, keys), writer: node.NewBeaconCodec(cfg.Cluster, keys),
 		outside: newOutside(detect.Interval, l.now, l.post), timer: timer, herald: node.NewHerald(node.Incarnation{Name: cfg.Name, Nonce: l.nonce}, detect, tick),
-		peers: map[node.Incarnation]netip.AddrPort{},
+		peers: map[node.Incarnation]netip.AddrPort{}, unlisted: map[node.Incarnation]netip.Addr{},
 	}
 	k.lease = b
 	k.setPeers(b.sources()) // its own beacons, if they come back, are no sign that others speak
@@ -202,12 +203,32 @@ func (b *beacons) receive(r link.Received) {
 	if heed.Drop {
 		b.drop()
 	}
+	if heed.Kind == node.HeardFresh || heed.Kind == node.HeardRestarted {
+		b.noteUnlisted(b.got.Incarnation, r.Source.Addr())
+	}
 	b.tend(now)
 	b.mu.Unlock()
 	b.kinds[heed.Kind].Add(1)
 	if heed.Kick {
 		b.line.Kick()
 	}
+}
+
+// noteUnlisted keeps the address of a sender that is no member. It needs mu.
+func (b *beacons) noteUnlisted(inc node.Incarnation, from netip.Addr) {
+	if _, member := b.peers[inc]; !member && len(b.unlisted) < node.MaxBeaconPeers {
+		b.unlisted[inc] = from
+	}
+}
+
+// unlistedAddrs are the addresses of those who were heard since the last call and are no
+// members: gossip may reach them there, though no seed names them.
+func (b *beacons) unlistedAddrs() []netip.Addr {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	addrs := slices.Collect(maps.Values(b.unlisted))
+	clear(b.unlisted)
+	return addrs
 }
 
 // tend passes on what the herald has to tell, in its order, and has a missing lease

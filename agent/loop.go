@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -28,11 +29,11 @@ type loop struct {
 	queue   *queue
 	send    func(to string, payloads ...[]byte)
 	known   func() []gossip.Peer
-	rejoin  func()               // has gossip try again to reach whom it has lost
-	attach  func()               // brings the VIP up, in a goroutine of its own
-	askVIP  func()               // asks whether another host answers for the VIP, in a goroutine of its own
-	find    func(node.FindFlows) // looks for flows, in a goroutine of its own
-	list    func(node.ListFlows) // lists flows, in a goroutine of its own
+	rejoin  func(heard ...netip.Addr) // has gossip try again to reach whom it has lost, and whom beacons show
+	attach  func()                    // brings the VIP up, in a goroutine of its own
+	askVIP  func()                    // asks whether another host answers for the VIP, in a goroutine of its own
+	find    func(node.FindFlows)      // looks for flows, in a goroutine of its own
+	list    func(node.ListFlows)      // lists flows, in a goroutine of its own
 	kernel  *kernel
 	beacons *beacons
 	saver   *saver
@@ -125,7 +126,7 @@ func (l *loop) progress() time.Duration { return l.cfg.Spec.Detect.Time() / 4 }
 func (l *loop) say() {
 	l.said = l.now()
 	if l.strays.due(l.said) {
-		l.rejoin()
+		l.rejoin(l.beacons.unlistedAddrs()...)
 	}
 	word := l.core.Bulletin()
 	l.served = l.served || word.Phase.Serving()

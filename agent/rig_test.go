@@ -145,7 +145,7 @@ func newRig(t *testing.T, name string, change ...func(*Config)) *rig {
 	l.saver.again = 20 * time.Millisecond
 	l.send = func(string, ...[]byte) {}
 	l.known = func() []gossip.Peer { return nil }
-	l.rejoin = func() { r.rejoins.Add(1) }
+	l.rejoin = func(...netip.Addr) { r.rejoins.Add(1) }
 	l.find = func(node.FindFlows) {}
 	noFlows := func(slots, _ hashring.Set) (hashring.Set, error) { return hashring.NewSet(slots.Cap()), nil }
 	r.agent = &agent{

@@ -124,7 +124,8 @@ type Gossip struct {
 	table *table
 	seeds seedAddrs
 	out   *senders
-	again chan struct{} // asks Run for a round now
+	again chan struct{}                // asks Run for a round now
+	heard atomic.Pointer[[]netip.Addr] // who is known to speak; the next round begins with them
 
 	// Of the goroutine that runs Run.
 	refusals int    // rounds in a row in which a seed has refused this node
@@ -224,8 +225,10 @@ func (g *Gossip) Run(ctx context.Context) error {
 }
 
 // Rejoin has Run try the seeds and lost members again now, not only when Config.Rejoin
-// is over: something says that they can be reached. It waits for nothing.
-func (g *Gossip) Rejoin() {
+// is over: something says that they can be reached. Before these it tries the addresses of
+// those who are heard otherwise, which need no name server. It waits for nothing.
+func (g *Gossip) Rejoin(heard ...netip.Addr) {
+	g.heard.Store(&heard)
 	select {
 	case g.again <- struct{}{}:
 	default: // asked for already

@@ -266,3 +266,19 @@ func TestKnownPeersAreTried(t *testing.T) {
 	two.KnownPeers = []Peer{{"n1", c.at(1)}}
 	meshed(t, c.start(one), c.start(two))
 }
+
+// Who is heard by beacons is asked though no seed names it, or the name server that knows
+// the seeds is dead.
+func TestWhoIsHeardIsASeed(t *testing.T) {
+	c := newCluster(t)
+	one, two := c.config(1), c.config(2)
+	one.Seeds, two.Seeds = nil, nil
+	a, b := c.start(one), c.start(two)
+	eventually(t, "n2 has tried everybody it knows of", has(b.recorder, func(Attempt) bool { return true }))
+	own, nobody := c.at(2).Addr(), c.at(9).Addr()
+	b.Rejoin(own, nobody, c.at(1).Addr())
+	meshed(t, a, b)
+	if !has(b.recorder, func(a Attempt) bool { return a.Reached == 1 && a.Err == nil })() {
+		t.Error("that n1 was reached is no outcome")
+	}
+}

@@ -98,8 +98,9 @@ func (g *Gossip) isOwn(t target) bool {
 	return t.addr == own || t.addr.Addr().IsLoopback() && !own.Addr().IsLoopback()
 }
 
-// rejoin tries all seeds and lost members that are not members now.
+// rejoin tries who is heard, and then all seeds and lost members that are not members now.
 func (g *Gossip) rejoin() {
+	met := g.joinHeard()
 	targets, errs := g.resolve(g.cfg.Seeds)
 	for _, p := range g.table.lost() {
 		targets = append(targets, target{fmt.Sprintf("%s (%s)", p.Name, p.Addr), p.Addr, true})
@@ -112,7 +113,7 @@ func (g *Gossip) rejoin() {
 		return skip
 	})
 	if len(targets) == 0 && len(errs) == 0 {
-		g.table.event(Attempt{}) // everybody is a member: that is an outcome too
+		g.table.event(Attempt{Reached: met}) // everybody is a member: that is an outcome too
 		return
 	}
 	reached, err := g.contact(targets, errs)
@@ -136,7 +137,29 @@ func (g *Gossip) rejoin() {
 	default:
 		g.log.limited(slog.LevelDebug, "some nodes were not reached", "error", err)
 	}
-	g.table.event(Attempt{Reached: reached, Err: err})
+	g.table.event(Attempt{Reached: met + reached, Err: err})
+}
+
+// joinHeard tries those whom Rejoin has named and who are not members, and returns how many
+// were reached. What keeps it from the others is no fault of the configuration.
+func (g *Gossip) joinHeard() (reached int) {
+	heard := g.heard.Swap(nil)
+	if heard == nil {
+		return 0
+	}
+	members := g.table.addrs()
+	var targets []target
+	for _, addr := range *heard {
+		t := target{addr.String(), netip.AddrPortFrom(addr, g.cfg.Bind.Port()), true}
+		if !g.isOwn(t) && !members[t.addr] {
+			targets = append(targets, t)
+		}
+	}
+	reached, err := g.contact(targets, nil)
+	if err != nil {
+		g.log.limited(slog.LevelInfo, "a node whose beacons come was not reached by gossip", "error", err)
+	}
+	return reached
 }
 
 func (g *Gossip) rejoinPeriod() time.Duration {
