@@ -2,8 +2,8 @@ package e2e
 
 import (
 	"flag"
+	"os/exec"
 	"runtime"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,13 +23,10 @@ var (
 func TestRollingRestarts(t *testing.T) {
 	l := cluster(t, 3)
 	if *busy {
-		var stop atomic.Bool
-		t.Cleanup(func() { stop.Store(true) })
-		for range runtime.NumCPU() {
-			go func() {
-				for !stop.Load() {
-				}
-			}()
+		for range runtime.NumCPU() { // not in this process, which measures
+			loop := exec.CommandContext(t.Context(), "sh", "-c", "while :; do :; done")
+			must(t, loop.Start())
+			t.Cleanup(func() { _ = loop.Wait() }) // its context has ended
 		}
 	}
 	clients := visitors{audience: listen(t, l), Browsers: l.Browse(lab.BrowseConfig{Interval: 25 * time.Millisecond, Timeout: 2 * patience})}
