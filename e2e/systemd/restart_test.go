@@ -35,7 +35,9 @@ func TestReboot(t *testing.T) {
 
 // An agent that hangs is ended by systemd's watchdog, and started again.
 func TestWatchdog(t *testing.T) {
-	c := raise(t, 2)
+	c := raise(t, 2, func(m *machine) error {
+		return m.write("/etc/systemd/system/peervip.service.d/short.conf", "[Service]\nWatchdogSec=8s\n")
+	})
 	m, other := c.machines[0], c.machines[1]
 	m.must(t, "systemctl", "kill", "--kill-who=main", "-s", "STOP", "peervip")
 	c.settle(t, other)
