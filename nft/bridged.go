@@ -33,9 +33,11 @@ func forwardedByBridge(s Spec) []rule {
 	}
 }
 
-// redirectedOnBridge drops what destination NAT has made of a frame on a bridge: it is
-// then sent to the bridge's own MAC address, past the buckets (br_nf_pre_routing_finish).
-// Nobody has asked whether it is this node's, and every node would answer it. Where no
+// redirectedOnBridge drops what destination NAT has made of a frame on the bridge that is
+// the node's interface: it is then sent to the bridge's own MAC address, past the buckets
+// (br_nf_pre_routing_finish). Nobody has asked whether it is this node's, and every node
+// would answer it. What a container of this host sends to its gateway, which is another
+// bridge, looks the same by then, and is this host's own: it passes. Where no
 // flows linger and the VIPs are not on a bridge the rule is left out, as it would have
 // the host track connections.
 func redirectedOnBridge(s Spec) []rule {
@@ -45,7 +47,7 @@ func redirectedOnBridge(s Spec) []rule {
 	var rules []rule
 	for _, vip := range s.VIPs {
 		rules = append(rules, rule{
-			iifkind(kindBridge), etherDst(isNot, s.ClusterMAC), ctOriginalTo(vip), notTo(vip), count(counterRedirected), drop(),
+			iifname(is, s.Interface), iifkind(kindBridge), etherDst(isNot, s.ClusterMAC), ctOriginalTo(vip), notTo(vip), count(counterRedirected), drop(),
 		})
 	}
 	return rules

@@ -8,6 +8,7 @@ import (
 
 	"github.com/gopacket/gopacket/layers"
 
+	"github.com/peervip/peervip/e2e/lab"
 	"github.com/peervip/peervip/node"
 )
 
@@ -168,6 +169,48 @@ func TestNATOnABridgeDoesNotBypassTheBuckets(t *testing.T) {
 	container := namespace(t, "ct")
 	ip(t, ns, "link add d0 type veth peer name eth0 netns "+container.Name, "link set d0 up", "addr add 10.88.0.1/24 dev d0")
 	ip(t, container, "link set eth0 up", "addr add 10.88.0.2/24 dev eth0", "route add default via 10.88.0.1")
+	w.publishes(ns, container)
+	f := installed(t, ns, s) // owns nothing
+	for i := range 4 {
+		if got := w.answers(clientAddr(i), 100, never); got != "" {
+			t.Errorf("%s is answered by %q, and by every other node", clientAddr(i), got)
+		}
+	}
+	if c := counters(t, f); c.GuardRedirected.Packets != 4 {
+		t.Errorf("the guard dropped %+v, want 4 packets", c.GuardRedirected)
+	}
+}
+
+// A container reaches what another one of its host publishes at the VIP, whether this node
+// serves or not: that is local.
+func TestContainersReachWhatTheirHostPublishes(t *testing.T) {
+	s := testSpec()
+	s.Services[0].Linger = LingerTCP
+	w := newWire(t, 1)
+	ns, container := w.nodes[0], namespace(t, "ct")
+	local := *w
+	local.client = namespace(t, "cc")
+	ip(t, ns, "link add d0 type bridge", "link set d0 up", "addr add 10.88.0.1/24 dev d0",
+		"link add d1 type bridge", "link set d1 up", "addr add 10.89.0.1/24 dev d1",
+		"link add v0 type veth peer name eth0 netns "+container.Name, "link set v0 master d0 up",
+		"link add v1 type veth peer name eth0 netns "+local.client.Name, "link set v1 master d1 up")
+	ip(t, container, "link set eth0 up", "addr add 10.88.0.2/24 dev eth0", "route add default via 10.88.0.1")
+	ip(t, local.client, "link set eth0 up", "addr add 10.89.0.2/24 dev eth0", "route add default via 10.89.0.1")
+	w.publishes(ns, container)
+	f := installed(t, ns, s) // owns nothing
+	if got := local.answers(netip.MustParseAddr("10.89.0.2"), 100, soon); got != "container" {
+		t.Errorf("a container of this host is answered by %q", got)
+	}
+	if c := counters(t, f); c.GuardRedirected.Packets != 0 {
+		t.Errorf("the guard dropped %+v", c.GuardRedirected)
+	}
+}
+
+// publishes has the container serve the VIP's port for UDP, by destination NAT, as Docker
+// makes it for published ports.
+func (w *wire) publishes(ns, container *lab.Namespace) {
+	t := w.t
+	t.Helper()
 	var server net.PacketConn
 	if err := container.Do(func() (err error) {
 		server, err = net.ListenPacket("udp4", fmt.Sprintf("10.88.0.2:%d", udpPort))
@@ -175,7 +218,7 @@ func TestNATOnABridgeDoesNotBypassTheBuckets(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	defer server.Close()
+	t.Cleanup(func() { server.Close() })
 	go func() {
 		for buf := make([]byte, 1500); ; {
 			_, from, err := server.ReadFrom(buf)
@@ -191,13 +234,4 @@ func TestNATOnABridgeDoesNotBypassTheBuckets(t *testing.T) {
 	}
 	rule := fmt.Sprintf("nft add rule ip publish pre fib daddr type local ip daddr %s udp dport %d dnat to 10.88.0.2:%d", vip, udpPort, udpPort)
 	run(t, ns, rule)
-	f := installed(t, ns, s) // owns nothing
-	for i := range 4 {
-		if got := w.answers(clientAddr(i), 100, never); got != "" {
-			t.Errorf("%s is answered by %q, and by every other node", clientAddr(i), got)
-		}
-	}
-	if c := counters(t, f); c.GuardRedirected.Packets != 4 {
-		t.Errorf("the guard dropped %+v, want 4 packets", c.GuardRedirected)
-	}
 }
