@@ -86,9 +86,7 @@ func (l *Link) index() int { return l.seen.Load().index }
 // wait, and may be called from the thread that sends.
 func (b *Beacons) Unread() bool {
 	for _, socket := range []int{b.wire.socket, b.unicast.socket} {
-		// The length of the next one (udp_ioctl in net/ipv4/udp.c); 0: there is none. An
-		// error means that the socket is closed, and so nothing is heard at all.
-		if n, err := unix.IoctlGetInt(socket, unix.TIOCINQ); err != nil || n > 0 {
+		if readable(socket) {
 			return true
 		}
 	}

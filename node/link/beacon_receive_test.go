@@ -162,6 +162,10 @@ func TestUnread(t *testing.T) {
 		"unicast": func() {
 			user.do(func() error { return sendUDP(n.at(), []byte("x")) })
 		},
+		"unicast, with an empty one first": func() { // whose length says nothing
+			user.do(func() error { return sendUDP(n.at(), nil) })
+			user.do(func() error { return sendUDP(n.at(), []byte("x")) })
+		},
 	} {
 		n.stopReceiving()
 		if n.Unread() {

@@ -130,8 +130,7 @@ func (in *intake) taken() {
 // socket may bring more at any time. Another thread may ask.
 func (in *intake) heardUntil(now time.Duration) time.Duration {
 	// In this order: what is no longer in the socket may be on its way.
-	n, err := unix.IoctlGetInt(in.socket, unix.TIOCINQ) // the length of the next one (udp_ioctl in net/ipv4/udp.c)
-	if err == nil && n == 0 && !in.busy.Load() {
+	if !readable(in.socket) && !in.busy.Load() {
 		return now
 	}
 	return time.Duration(in.emptied.Load())
@@ -165,6 +164,14 @@ func poll(fds []unix.PollFd, within time.Duration) error {
 		return fmt.Errorf("waiting for datagrams: %w", err)
 	}
 	return nil
+}
+
+// readable says whether something waits to be read, be it an empty datagram. A socket that
+// is closed is readable: what comes to it is not heard.
+func readable(socket int) bool {
+	fds := [1]unix.PollFd{{Fd: int32(socket), Events: unix.POLLIN}}
+	_, err := unix.Ppoll(fds[:], &unix.Timespec{}, nil)
+	return socket < 0 || err != nil || fds[0].Revents != 0
 }
 
 // content is what the i-th datagram of the last read holds, control its control
