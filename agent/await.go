@@ -130,6 +130,7 @@ func (w *await) status() Status {
 	s.Version, s.Boot, s.MAC = w.opts.Version, fmt.Sprintf("%016x", w.boot), w.mac.String()
 	s.Uptime = time.Since(w.started).Seconds()
 	for i := range s.Nodes {
+		s.Nodes[i].Unknown = true // no check has run
 		if !w.cfg.Address.IsValid() {
 			s.Nodes[i].Address = "" // it has none yet
 		}

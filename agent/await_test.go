@@ -63,7 +63,7 @@ func TestAwaitsItsInterface(t *testing.T) {
 		client := NewClient(cfg.Socket)
 		s, err := client.Status(t.Context())
 		must(t, err)
-		if s.Phase != "joining" || len(s.Problems) != 1 || s.Problems[0] != "not serving yet: "+why || s.Lease != LeaseNone || len(s.Nodes) != 1 || s.Boot == "" {
+		if s.Phase != "joining" || len(s.Problems) != 1 || s.Problems[0] != "not serving yet: "+why || s.Lease != LeaseNone || len(s.Nodes) != 1 || !s.Nodes[0].Unknown || s.Boot == "" {
 			t.Errorf("status %+v", s)
 		}
 		if _, err := client.Wish(t.Context(), WishRequest{Want: "drain"}); err == nil || err.Error() != "not serving yet: "+why {

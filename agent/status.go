@@ -47,7 +47,7 @@ type NodeStatus struct {
 	Phase   string `json:"phase"`
 	Alive   bool   `json:"alive"`
 	// Unknown: what this node has is not known here, and its services say nothing: it
-	// runs another spec, or has not told yet.
+	// runs another spec, has not told yet, or waits for its interface or address.
 	Unknown  bool                         `json:"unknown,omitempty"`
 	Weight   int                          `json:"weight"`
 	Services map[string]NodeServiceStatus `json:"services"`

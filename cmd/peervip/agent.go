@@ -34,7 +34,7 @@ SIGHUP does what ` + "`peervip reload`" + ` does.
 
 Exit code 0: the node has left. 78: only an edit, of the configuration or of
 this host, can cure what is said. 1: all else. 2: the command line is wrong.`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: usageArgs(argCount(0, 0)),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			source, err := readConfig(cmd)
 			if err != nil {

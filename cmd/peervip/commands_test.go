@@ -167,11 +167,11 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"keyge"}, 2, `unknown command "keyge": did you mean keygen? (see peervip --help)`},
 		{[]string{"--no-such-flag"}, 2, "unknown flag: --no-such-flag (see peervip --help)"},
 		{[]string{"keygen", "--no-such-flag"}, 2, "unknown flag: --no-such-flag (see peervip keygen --help)"},
-		{[]string{"keygen", "x"}, 2, `unknown command "x" for "peervip keygen" (see peervip keygen --help)`},
-		{[]string{"lab", "x"}, 2, `unknown command "x" for "peervip lab" (see peervip lab --help)`},
+		{[]string{"keygen", "x"}, 2, "want `peervip keygen`, got 1 argument (see peervip keygen --help)"},
+		{[]string{"lab", "x"}, 2, "want `peervip lab`, got 1 argument (see peervip lab --help)"},
 		{[]string{"lab", "--nodes", "1"}, 2, "--nodes 1: choose 2 to 12 (see peervip lab --help)"},
 		{[]string{"lab", "--clients", "0"}, 2, "--clients 0: choose 1 to 64 (see peervip lab --help)"},
-		{[]string{"version", "x"}, 2, `unknown command "x" for "peervip version" (see peervip version --help)`},
+		{[]string{"version", "x"}, 2, "want `peervip version`, got 1 argument (see peervip version --help)"},
 	} {
 		stdout, _, err := runCommand(t, newRootCommand(), test.args...)
 		message := ""

@@ -38,7 +38,7 @@ does it all the same.`,
 	cmd.Flags().BoolVar(&force, "force", false, "drain even the last fit node: nobody answers then")
 	cmd.Flags().BoolVar(&wait, "wait", false, "show the progress, and return when the node is drained")
 	cmd.Flags().DurationVar(&grace, "grace", 0, "how long open connections may go on, instead of spec.drain_timeout; 0s ends them at once")
-	cmd.Flags().DurationVar(&timeout, "timeout", leaveTimeout, "with --wait: give up waiting after this, and after no less than --grace and a minute unless it is given")
+	cmd.Flags().DurationVar(&timeout, "timeout", leaveTimeout, "with --wait: give up waiting after this; if it is not given, after --grace and a minute where that is longer")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
 		case timeout <= 0:
@@ -172,9 +172,9 @@ var errNoNode = errors.New("the node's name is empty: name one, or leave it out 
 // follow; with none, the name may be missing. An empty name is more likely a
 // script's unset variable than this node.
 func nodeArgs(more int) cobra.PositionalArgs {
-	count := cobra.ExactArgs(1 + more)
+	count := argCount(1+more, 1+more)
 	if more == 0 {
-		count = cobra.MaximumNArgs(1)
+		count = argCount(0, 1)
 	}
 	return usageArgs(func(cmd *cobra.Command, args []string) error {
 		if err := count(cmd, args); err != nil {

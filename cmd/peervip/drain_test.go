@@ -156,7 +156,7 @@ func TestUsageOfCommands(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"drain", "web-1", "web-2"}, "accepts at most 1 arg(s), received 2 (see peervip drain --help)"},
+		{[]string{"drain", "web-1", "web-2"}, "want `peervip drain [NODE]`, got 2 arguments (see peervip drain --help)"},
 		{[]string{"drain", ""}, "the node's name is empty: name one, or leave it out for this node (see peervip drain --help)"},
 		{[]string{"drain", "--timeout", "1m"}, "--timeout is for --wait (see peervip drain --help)"},
 		{[]string{"drain", "--wait", "--timeout", "0"}, "--timeout 0s: want more than 0 (see peervip drain --help)"},
@@ -165,16 +165,16 @@ func TestUsageOfCommands(t *testing.T) {
 		{[]string{"drain", "--grace", "169h"}, "--grace 169h0m0s: want 0s (open connections are ended at once) to 168h0m0s (see peervip drain --help)"},
 		{[]string{"leave", "--now", "--keep-flows"}, "--keep-flows keeps open connections, and --now ends them: give one of the two (see peervip leave --help)"},
 		{[]string{"resume", ""}, "the node's name is empty: name one, or leave it out for this node (see peervip resume --help)"},
-		{[]string{"resume", "a", "b"}, "accepts at most 1 arg(s), received 2 (see peervip resume --help)"},
-		{[]string{"weight", "web-1"}, "accepts 2 arg(s), received 1 (see peervip weight --help)"},
+		{[]string{"resume", "a", "b"}, "want `peervip resume [NODE]`, got 2 arguments (see peervip resume --help)"},
+		{[]string{"weight", "web-1"}, "want `peervip weight NODE N`, got 1 argument (see peervip weight --help)"},
 		{[]string{"weight", "", "10"}, "the node's name is empty: name one, or leave it out for this node (see peervip weight --help)"},
 		{[]string{"weight", "web-1", "0"}, `weight "0": want a number from 1 to 1000 (see peervip weight --help)`},
 		{[]string{"weight", "web-1", "1001"}, `weight "1001": want a number from 1 to 1000 (see peervip weight --help)`},
 		{[]string{"weight", "web-1", "1e2"}, `weight "1e2": want a number from 1 to 1000 (see peervip weight --help)`},
-		{[]string{"join"}, "requires at least 1 arg(s), only received 0 (see peervip join --help)"},
+		{[]string{"join"}, "want `peervip join ADDR...`, got 0 arguments (see peervip join --help)"},
 		{[]string{"join", "192.0.2.12", ""}, "an address is empty: give host or host:port (see peervip join --help)"},
-		{[]string{"leave", "web-1"}, `unknown command "web-1" for "peervip leave" (see peervip leave --help)`},
-		{[]string{"explain"}, "accepts 1 arg(s), received 0 (see peervip explain --help)"},
+		{[]string{"leave", "web-1"}, "want `peervip leave`, got 1 argument (see peervip leave --help)"},
+		{[]string{"explain"}, "want `peervip explain ADDR[:PORT]`, got 0 arguments (see peervip explain --help)"},
 		{[]string{"status", "-o", "yaml"}, `invalid argument "yaml" for "-o, --output" flag: want table or json (see peervip status --help)`},
 	} {
 		f := newFakeAgent(t)

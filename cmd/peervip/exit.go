@@ -44,7 +44,21 @@ func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	}
 }
 
-// usageFlags does the same for flags; it is for SetFlagErrorFunc of the root.
+// argCount takes from least to most arguments, and says otherwise how the command line looks.
+func argCount(least, most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if n := len(args); n < least || n > most {
+			got := fmt.Sprintf("%d arguments", n)
+			if n == 1 {
+				got = "1 argument"
+			}
+			return fmt.Errorf("want `%s`, got %s", strings.TrimSuffix(cmd.UseLine(), " [flags]"), got)
+		}
+		return nil
+	}
+}
+
+// usageFlags does the same as usageArgs for flags; it is for SetFlagErrorFunc of the root.
 func usageFlags(cmd *cobra.Command, err error) error {
 	return &usageError{fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
 }

@@ -16,7 +16,7 @@ func newExplainCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain ADDR[:PORT]",
 		Short: "Say which node a client goes to, and why",
-		Args:  usageArgs(cobra.ExactArgs(1)),
+		Args:  usageArgs(argCount(1, 1)),
 	}
 	o := addOutputFlag(cmd)
 	cmd.Flags().StringVar(&service, "service", "", "the `service` that the client asks for (default: other)")

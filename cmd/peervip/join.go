@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"math"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -18,7 +19,7 @@ names all others. For good, add them to cluster.join in the configuration.`,
 			if slices.Contains(args, "") {
 				return errors.New("an address is empty: give host or host:port")
 			}
-			return cobra.MinimumNArgs(1)(cmd, args)
+			return argCount(1, math.MaxInt)(cmd, args)
 		}),
 	}
 	o := addOutputFlag(cmd)

@@ -22,7 +22,7 @@ read; name it with cluster.key_file or --key-file. To change the key while the
 cluster runs, add the new one as the second line of that file on every node,
 then make it the first line everywhere, then take the old one out.`,
 		Example: "  (umask 077; peervip keygen > /etc/peervip/key)",
-		Args:    usageArgs(cobra.NoArgs),
+		Args:    usageArgs(argCount(0, 0)),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			key := make([]byte, keySize)
 			rand.Read(key) // never fails

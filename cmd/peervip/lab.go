@@ -26,7 +26,7 @@ and hand over at a drain. At the end it prints what the clients measured.
 
 It needs root, changes nothing outside its own namespaces, and removes
 everything when it ends, also by Ctrl-C.`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: usageArgs(argCount(0, 0)),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := labBounds(cmd, opts); err != nil {
 				return err

@@ -39,7 +39,7 @@ to be started again: they then go on as if nothing had been. Start it within
 ` + "`systemctl restart peervip`" + ` does all this with the unit that comes with peervip.
 If the agent is not to come back, start it once more and leave without
 --keep-flows, and the host is as it was before.`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: usageArgs(argCount(0, 0)),
 	}
 	o := addOutputFlag(cmd)
 	var q agent.LeaveRequest

@@ -16,7 +16,7 @@ takes the log's level (log.level) and the health checks of the services. It says
 which other keys have changed: those wait for the next start, and
 ` + "`systemctl restart peervip`" + ` breaks no connection. A configuration that cannot
 be used changes nothing, and the exit code is 78.`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: usageArgs(argCount(0, 0)),
 	}
 	o := addOutputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -25,7 +25,7 @@ With this command strangers at ADDR no longer keep this node from serving, until
 next start. If they serve, clients get answers of both, and connections break.
 ` + "`peervip status` shows the strangers' addresses.",
 		Example: "  peervip serve --despite 192.0.2.14",
-		Args:    usageArgs(cobra.NoArgs),
+		Args:    usageArgs(argCount(0, 0)),
 	}
 	o := addOutputFlag(cmd)
 	var despite []string

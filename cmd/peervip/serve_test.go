@@ -29,7 +29,7 @@ func TestServeUsage(t *testing.T) {
 	f := newFakeAgent(t)
 	for arguments, want := range map[string]string{
 		"serve":                              "name the stranger: --despite ADDR",
-		"serve web-1 --despite 192.0.2.14":   "unknown command",
+		"serve web-1 --despite 192.0.2.14":   "want `peervip serve --despite ADDR`, got 1 argument",
 		"serve --despite web-1":              `--despite: "web-1" is no address`,
 		"serve --despite 192.0.2.14 --force": "unknown flag: --force",
 	} {

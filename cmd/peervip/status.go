@@ -28,7 +28,7 @@ func newStatusCommand() *cobra.Command {
 says how it is, for scripts and monitoring: 0 well (draining and drained nodes
 are), 1 problems, 2 not well or not serving, 3 no answer or a usage error.
 Without it the exit code is 0 whenever the agent answers.`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: usageArgs(argCount(0, 0)),
 	}
 	o := addOutputFlag(cmd)
 	cmd.Flags().BoolVar(&watch, "watch", false, "show it again each second, until Ctrl-C")

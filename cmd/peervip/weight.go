@@ -16,8 +16,8 @@ func newWeightCommand() *cobra.Command {
 		Use:   "weight NODE N",
 		Short: "Change a node's share at run time",
 		Long: `Gives the node a share in proportion to N, 1 to 1000 (the default weight is 100).
-N counts in steps of 10. The node's configuration is not changed: after its
-restart the weight is what the configuration says.`,
+N counts in steps of 10: 55 is 60, and less than 10 is 10. The node's
+configuration is not changed: after its restart the weight is what that says.`,
 		Args: nodeArgs(1),
 	}
 	o := addOutputFlag(cmd)
