@@ -78,7 +78,7 @@ func (c *Core) agreed() bool {
 
 // outdated returns a peer whose claims have changed since it told them, by what its
 // beacons say; nil: there is none. While there is one, what seems to be nobody's may
-// be his.
+// be that peer's.
 func (c *Core) outdated() *peer {
 	for p := range c.likePeers() {
 		if p.heard != nil && (p.said == nil || p.heard.Claims > p.said.Version) {
@@ -89,9 +89,9 @@ func (c *Core) outdated() *peer {
 }
 
 // mayTake reports whether this node may take what nobody has. It needs its lease, and
-// to know what everybody claims who is heard. And whoever hears it must know for as long as it takes to find him dead that it
-// serves: then he has asked for its word, and been silent without (see
-// liveness_mark.go).
+// to know what each node claims that is heard. And it must have served for D: by then
+// whoever hears it knows that it serves, and either has its word or is silent itself
+// (see liveness_mark.go).
 func (c *Core) mayTake() bool {
 	return c.heralded.Lease && c.heralded.Unknown == "" && len(c.unlisted()) == 0 && c.servingSince > 0 && c.now >= c.servingSince+c.cfg.Silence
 }

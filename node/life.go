@@ -169,8 +169,8 @@ func (c *Core) mayStartAlone() string {
 
 // outranked returns an alive peer with another spec that goes before this node:
 // those that serve go before those that do not, then the higher revision, then
-// the lower name. Who does not serve has his time to begin, and is not waited for if
-// he cannot. With servingOnly, only peers that serve count.
+// the lower name. A peer that does not serve has some time to begin, and is not waited
+// for if it cannot. With servingOnly, only peers that serve count.
 func (c *Core) outranked(servingOnly bool) *peer {
 	for p := range c.alivePeers() {
 		if !p.foreign {
