@@ -69,7 +69,7 @@ race: go
 
 sim: go ## run the simulator: make sim SEEDS=20000
 	@echo "== the simulator, $(SEEDS) seeds of each kind of trouble"
-	@$(TEST) ./node -sim.seeds=$(SEEDS) $(SHOW)
+	@$(TEST) -timeout 2h ./node -sim.seeds=$(SEEDS) $(SHOW)
 
 kernel: root go tools
 	@echo "== tests in network namespaces, on a young machine, with the race detector"
