@@ -77,7 +77,7 @@ kernel: root go tools
 
 e2e: root go tools
 	@echo "== scenarios with agents, clients and faults, with the race detector"
-	@$(TEST) -race ./e2e $(SHOW)
+	@$(TEST) -race -timeout 30m ./e2e $(SHOW)
 
 systemd: root go tools
 	@echo "== machines with a real systemd that run the unit"
