@@ -73,11 +73,13 @@ func (p *logPipe) stall() error {
 		return fmt.Errorf("opening a log's pipe: %w", err)
 	}
 	defer unix.Close(fill)
-	line := append(bytes.Repeat([]byte{'.'}, 63), '\n')
+	filling := bytes.Repeat([]byte{'\n'}, 64)
 	for {
 		held := p.holds.Load() // before the pipe is found full: carry reads nothing more
-		_, err := unix.Write(fill, line)
+		_, err := unix.Write(fill, filling)
 		switch {
+		case errors.Is(err, syscall.EAGAIN) && len(filling) > 1:
+			filling = filling[:1] // into the rest of the last page, where a short line fits
 		case errors.Is(err, syscall.EAGAIN) && held:
 			return nil
 		case errors.Is(err, syscall.EAGAIN):

@@ -203,19 +203,22 @@ func (n *Node) WaitExit(ctx context.Context) error {
 	}
 	select {
 	case <-n.agent.done:
+		n.pipe.close()
 		return n.agent.err
 	case <-ctx.Done():
 		return errors.Join(fmt.Errorf("the agent of %s did not end in time", n.Name), n.Kill())
 	}
 }
 
-// Kill ends the agent outright (SIGKILL) and waits until it is gone.
+// Kill ends the agent outright (SIGKILL) and waits until it is gone, and all that it
+// has logged is in Log.
 func (n *Node) Kill() error {
 	if !n.Running() {
 		return nil
 	}
 	err := n.agent.signal(unix.SIGKILL)
 	<-n.agent.done
+	n.pipe.close()
 	return err
 }
 
