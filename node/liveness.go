@@ -118,7 +118,7 @@ type neighbour struct {
 	serving   bool
 	phase     Phase
 	wireProof bool
-	hearsWire bool // it hears somebody on the wire
+	hearsWire bool // it hears somebody else than this node on the wire
 	// hearsOthers: it holds somebody alive and serving whom this node does not know.
 	hearsOthers bool
 	group       int       // nodes that it holds alive, and itself

@@ -99,7 +99,7 @@ func (l *Liveness) Hear(now Time, medium Medium, b *Beacon) Hearing {
 	copied.at = att
 	n.heard, n.heardAt = b.Seq, att
 	l.seen(n, b.Seq, fresh, att)
-	n.take(b, mine)
+	n.take(b, mine, l.key)
 	l.learn(n, b, mine, att)
 	return Hearing{Kind: kind, Believed: n.standing != Refused, Yield: l.yieldsTo(n)}
 }
@@ -168,7 +168,7 @@ func (l *Liveness) seen(n *neighbour, seq Seq, fresh bool, att Time) {
 }
 
 // take notes what the neighbour says of itself and of this node.
-func (n *neighbour) take(b *Beacon, mine PeerAck) {
+func (n *neighbour) take(b *Beacon, mine PeerAck, self PeerKey) {
 	n.phase, n.serving, n.wireProof = b.Phase, b.Phase.Serving(), b.WireProof
 	n.me = mine.Flags
 	n.group, n.hearsWire = 1, false
@@ -177,7 +177,7 @@ func (n *neighbour) take(b *Beacon, mine PeerAck) {
 		if b.Peers[i].Flags&AckAlive != 0 {
 			n.group++
 		}
-		n.hearsWire = n.hearsWire || b.Peers[i].Flags&AckOnWire != 0
+		n.hearsWire = n.hearsWire || b.Peers[i].Key != self && b.Peers[i].Flags&AckOnWire != 0
 		if b.Peers[i].Flags&AckDead != 0 {
 			n.holdsDead = append(n.holdsDead, b.Peers[i].Key)
 		}

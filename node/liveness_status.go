@@ -83,9 +83,10 @@ func (n *neighbour) onWire(att, d Time) bool {
 }
 
 // WireProof reports whether this node is heard on the wire by a peer and hears one
-// there, and whether others do better: a peer says so of itself, or hears somebody on the
-// wire where this node hears nobody, as clients' packets would come the same way. A node
+// there, and whether others do better: a peer says so of itself, or hears a third node on
+// the wire where this node hears nobody, as clients' packets would come the same way. A node
 // without it while others do better is cut off. If nobody does, nobody is: all are alike.
+// Of two nodes of which one hears the other nobody knows whose fault that is.
 func (l *Liveness) WireProof(now Time) (ok, othersHave bool) {
 	att, d := l.wake(now), l.detect.D
 	var hears, heard, othersHear bool

@@ -87,6 +87,24 @@ func TestWhoAloneHearsTheWireIsNotCutOff(t *testing.T) {
 	}
 }
 
+// Of two nodes of which one hears the other on the wire none is cut off: the path from one
+// to the other may lose frames, and that of the clients none.
+func TestOneWayOfTwoCutsNobodyOff(t *testing.T) {
+	tb := metTable(t, "a", "b")
+	tb.hears = func(_, to *liveVoice) []Medium {
+		if to.self.Name == "a" {
+			return []Medium{Wire, Unicast}
+		}
+		return []Medium{Unicast}
+	}
+	tb.rounds(15)
+	for _, name := range []string{"a", "b"} {
+		if ok, others := tb.voice(name).WireProof(tb.now); ok || others {
+			t.Errorf("%s: proof %v, others do better %v", name, ok, others)
+		}
+	}
+}
+
 func TestUnicastWhereTheWireIsSilent(t *testing.T) {
 	tb := metTable(t, "a", "b", "c")
 	b := []Incarnation{{"b", 2}}
