@@ -96,7 +96,7 @@ func TestSignalsThatEndNothing(t *testing.T) {
 	}
 }
 
-// An agent whose log nobody reads any more lives on, and says so.
+// An agent whose log nobody reads lives on, from its first line on, and says so.
 func TestReaderOfTheLogEnds(t *testing.T) {
 	l := build(t, 2)
 	others, n := l.Nodes[:1], l.Nodes[1]
@@ -107,12 +107,13 @@ func TestReaderOfTheLogEnds(t *testing.T) {
 	cmd := exec.Command("ip", "netns", "exec", n.NS.Name, binary, "agent", "--config", filepath.Join(n.Dir, "peervip.yaml"))
 	reader, writer, err := os.Pipe()
 	must(t, err)
+	must(t, reader.Close())
 	cmd.Stderr = writer
+	cmd.Env = append(os.Environ(), "PEERVIP_TYPO=1") // a line of log before anything else
 	must(t, cmd.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	must(t, writer.Close())
-	must(t, reader.Close())
 	says(t, n, "the log of this agent is lost: .*broken pipe")
 	eventually(t, func() error {
 		s, err := n.Status(t.Context())

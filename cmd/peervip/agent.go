@@ -43,11 +43,13 @@ this host, can cure what is said. 1: all else. 2: the command line is wrong.`,
 			if check {
 				return checkConfig(cmd, source)
 			}
+			signals := newSignals() // before the first line of log: its reader may be gone
+			defer signals.stop()
 			log := newAgentLog(source.config, os.Stderr, logsToJournal())
 			for _, w := range source.warnings {
 				log.Warn(w)
 			}
-			return runAgent(cmd.Context(), source, log)
+			return runAgent(cmd.Context(), source, signals, log)
 		},
 	}
 	addConfigFlags(cmd)
@@ -75,9 +77,7 @@ func checkConfig(cmd *cobra.Command, source *configSource) error {
 	return nil
 }
 
-func runAgent(ctx context.Context, source *configSource, log *agentLog) error {
-	signals := newSignals()
-	defer signals.stop()
+func runAgent(ctx context.Context, source *configSource, signals *signals, log *agentLog) error {
 	info, _ := debug.ReadBuildInfo()
 	untuned := agent.Tune()
 	if untuned != nil {
