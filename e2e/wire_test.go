@@ -173,24 +173,12 @@ func TestOneWayLoss(t *testing.T) {
 
 // One-way losses between two, with nobody to carry word.
 func TestOneWayLossOfTwo(t *testing.T) {
-	play(t, 2, append([]scene{{"on the wire", oneWayWireOfTwo}}, oneWayScenes([]oneWayLoss{
+	play(t, 2, oneWayScenes([]oneWayLoss{
+		{"on the wire", []int{0}, []int{1}, lab.Wire, nil},
 		{"of beacons, one way", []int{0}, []int{1}, lab.Beacons, []int{0, 1}},
 		{"of beacons, the other way", []int{1}, []int{0}, lab.Beacons, []int{0, 1}},
 		{"of everything", []int{0}, []int{1}, lab.All, []int{0, 1}},
-	})...))
-}
-
-// Of two, one hears the other on the wire, and not the other way round. Clients' packets
-// come to who hears nobody the same way as the beacons that it misses: it is relieved.
-func oneWayWireOfTwo(t *testing.T, l *lab.Lab) {
-	well, deaf := l.Nodes[0], l.Nodes[1]
-	tr := watch(t, l, l.Nodes...)
-	tr.relieves(t, deaf, func() {
-		must(t, l.Break(lab.Fault{From: names(well), To: names(deaf), Traffic: lab.Wire}))
-	}, func() {
-		says(t, deaf, "this node is cut off: .* hears none there")
-		must(t, l.Heal())
-	})
+	}))
 }
 
 // oneWayLoss is a loss from some nodes to some others, by index. Those that are hit
