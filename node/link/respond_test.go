@@ -189,7 +189,7 @@ func TestValuesOfArpIgnoreThatWillDo(t *testing.T) {
 	node, user := s.join("n", "192.0.2.11/24"), s.join("c", "192.0.2.1/24")
 	node.ip("addr add 192.0.2.100/32 dev lo scope host")
 	user.ip("neigh add 192.0.2.11 lladdr " + node.mac("eth0").String() + " dev eth0 nud permanent")
-	enough := newHolds(Config{Interface: "eth0"}, nil)[0].(*sysctl).enough
+	enough := arpIgnore("all", nil).enough
 	for value := range 10 {
 		node.setSysctl("all/arp_ignore", strconv.Itoa(value))
 		heard := captureARP(user, "eth0")
