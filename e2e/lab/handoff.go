@@ -154,6 +154,7 @@ func (p *passage) close() error {
 // and then at the new one until it does.
 func (p *passage) look(now func() time.Duration) (over bool, err error) {
 	if p.asked == 0 {
+		at := now() // before the look: this thread may be kept waiting after it
 		asked, err := drained(p.requests)
 		if err != nil {
 			return false, err
@@ -161,7 +162,7 @@ func (p *passage) look(now func() time.Duration) (over bool, err error) {
 		if asked {
 			p.asked = p.looked // not before then
 		}
-		p.looked = now()
+		p.looked = at
 	}
 	if p.released == 0 {
 		takes, err := p.old.takes()
