@@ -96,6 +96,7 @@ type Core struct {
 	wire            WireChanged
 	wireSince       Time
 	doneAt          Time // since when a node that goes has nothing more to do; 0: it has
+	lastToGo        bool // it leaves, nobody was left to serve the address, and its flows were let go
 	giveUpBy        Time // when a node that goes no longer waits for its heirs; 0: it does not go
 	stopped         bool
 

@@ -237,6 +237,7 @@ func (c *Core) giveUp() {
 // become a restart, and the other way round.
 func (c *Core) leave(ev Leave) {
 	next := Leaving
+	c.lastToGo = false
 	if ev.KeepFlows {
 		next = Restarting
 	}
@@ -273,6 +274,7 @@ func (c *Core) finish() {
 		}
 		if c.phase == Leaving && !c.hasHeir(rankHolding) && !c.awaitsHeir() {
 			c.lingering = c.cfg.newSet() // nobody is left to serve the address: why wait
+			c.lastToGo = true
 		}
 		late := c.now >= max(c.giveUpBy, c.cutBy)+c.cfg.Timing.LeaveBy
 		done := c.phase == Leaving && c.idle() || c.phase == Restarting && c.handedOver()
@@ -288,7 +290,8 @@ func (c *Core) finish() {
 		if c.phase == Restarting && c.wire.OK {
 			patience = max(patience, c.giveUpBy)
 		}
-		over := done && (c.announced() || c.now >= patience)
+		// What the last one had ends with it: it must be gone when somebody serves again.
+		over := done && (c.lastToGo || c.announced() || c.now >= patience)
 		if c.phase.Going() && !c.stopped && (over || late) {
 			c.stopped = true
 			c.out = append(c.out, Stop{KeepFlows: c.phase == Restarting})

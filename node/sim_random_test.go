@@ -22,9 +22,6 @@ var openFaults = map[string]map[uint64]string{
 	"TestPlannedChangesOverABadNetwork": {
 		242: "the third in a chain of handoffs, which has not had the first's statement yet, owns instead of adopting, and resets the first's flows",
 	},
-	"TestPlannedChangesOfTalkativeFlowsOverABadNetwork": {
-		236: "a node that leaves, and knows of nobody who serves, lets its flows go while another begins to serve again in that moment, and resets them",
-	},
 }
 
 // forSeeds runs the scenario for many seeds (a share of -sim.seeds) and prints
