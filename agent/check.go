@@ -12,7 +12,7 @@ import (
 
 // Check asks this host and its kernel whether an agent with that configuration could
 // run, and changes nothing. The error is what only an edit can cure; the warnings are
-// what the agent would wait for.
+// what the agent would wait for, or go on without.
 func Check(cfg Config) (warnings []string, err error) {
 	quiet := slog.New(slog.DiscardHandler)
 	mac, err := link.ParseClusterMAC(cfg.Spec.MAC, cfg.Spec.VIPs)
@@ -40,6 +40,10 @@ func Check(cfg Config) (warnings []string, err error) {
 	}
 	if err == nil {
 		_, err = loadMemory(cfg.StateDir)
+	}
+	if damaged := (*damagedError)(nil); errors.As(err, &damaged) {
+		warnings = append(warnings, fmt.Sprintf("node.state_dir: what this node remembers is damaged (%v); the agent would set it aside, and be drained, unless another node knows that it was not", damaged.err))
+		err = nil
 	}
 	return warnings, editable(err)
 }
