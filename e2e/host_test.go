@@ -75,7 +75,7 @@ func TestOtherLinksOfTheHostAnswerAsBefore(t *testing.T) {
 // Pitfall 61: a host's own filter is not blamed on the switch.
 func TestTheHostsOwnFilterIsNamed(t *testing.T) {
 	t.Parallel()
-	l := raise(t, 2)
+	l := raise(t, 3) // of two nobody knows whose fault it is, and none is cut off
 	start(t, l.Nodes...)
 	settle(t, l, l.Nodes...)
 	n := l.Nodes[0]

@@ -14,7 +14,19 @@ func TestSingle(t *testing.T) {
 	l := build(t, 3, func(_ int, c *lab.AgentConfig) {
 		c.Spec.Services = []lab.ServiceSection{{Name: "other", Mode: "single"}}
 	})
-	start(t, l.Nodes...)
+	first, second := l.Nodes[0], l.Nodes[1]
+	start(t, first) // whoever serves first goes on
+	eventually(t, func() error {
+		s, err := first.Status(t.Context())
+		if err != nil {
+			return err
+		}
+		if own, _ := s.Find(first.Name); own.Serves("other") != s.Services[0].Buckets {
+			return fmt.Errorf("%s serves %d buckets", first.Name, own.Serves("other"))
+		}
+		return nil
+	})
+	start(t, l.Nodes[1:]...)
 	clients := listen(t, l)
 	servedBy := func(n *lab.Node) {
 		t.Helper()
@@ -35,7 +47,6 @@ func TestSingle(t *testing.T) {
 			t.Errorf("%s serves %d of %d clients", n.Name, count(by, n), len(by))
 		}
 	}
-	first, second := l.Nodes[0], l.Nodes[1]
 	servedBy(first)
 	must(t, first.PowerOff())
 	servedBy(second)
