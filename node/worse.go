@@ -43,26 +43,28 @@ func (c *Core) applyVoluntary() {
 	c.replan = true
 }
 
-// gather returns what a member counts for in the view that is made now. If it has got
-// worse, it counts for what it did before until Timing.Gather has passed since that of the
-// first: several nodes whose checks fail together are one change, not one after another
-// with buckets that move to nodes which fail next.
+// gather returns what a member counts for in the view that is made now. If it is in new
+// trouble, it counts for what it did before until Timing.Gather has passed since that of
+// the first: several nodes whose checks fail together are one change, not one after another
+// with buckets that move to nodes which fail next. What an operator wants of a node comes
+// alone, and at once.
 func (c *Core) gather(m Member) Member {
 	i := slices.IndexFunc(c.view.members, func(old Member) bool { return old.Incarnation == m.Incarnation })
-	if i < 0 || m.eligible() == rankNever || !m.worseThan(c.view.members[i]) {
-		return m // who takes nothing any more gives what it has
+	if i < 0 || !m.troubledMoreThan(c.view.members[i]) {
+		return m
 	}
 	if c.gatherUntil == 0 {
 		c.gatherUntil = c.now + c.cfg.Timing.Gather
 	}
-	if c.now < c.gatherUntil {
-		return c.view.members[i]
+	if old := c.view.members[i]; c.now < c.gatherUntil {
+		m.Unfit, m.CutOff = old.Unfit, old.CutOff
 	}
 	return m
 }
 
-// worseThan reports whether less may come to the member than when it was the old one.
-func (m Member) worseThan(old Member) bool {
-	return m.eligible() < old.eligible() || m.Weight < old.Weight ||
+// troubledMoreThan reports whether the member has lost its wire, or its fitness for a
+// service, since it was the old one.
+func (m Member) troubledMoreThan(old Member) bool {
+	return m.CutOff && !old.CutOff ||
 		slices.ContainsFunc(m.Unfit, func(service int) bool { return !slices.Contains(old.Unfit, service) })
 }

@@ -55,7 +55,7 @@ func TestWhatGetsWorseTogetherIsOneView(t *testing.T) {
 	}
 	look()
 	d.wait(10 * ms)
-	d.says("c", func(s *Statement) { s.Phase = Draining })
+	d.says("c", func(s *Statement) { s.CutOff = true })
 	look()
 	if len(views) != 1 || !views[before] {
 		t.Fatalf("%d views within one interval", len(views))
@@ -66,13 +66,29 @@ func TestWhatGetsWorseTogetherIsOneView(t *testing.T) {
 		t.Fatalf("%d views after it", len(views))
 	}
 	for _, m := range d.core.view.Members() {
-		if len(m.Unfit) == 0 && m.Phase == Active {
+		if len(m.Unfit) == 0 && !m.CutOff {
 			t.Errorf("in the view, after all have got worse: %+v", m)
 		}
 	}
 	d.says("b", func(s *Statement) { s.Unfit = nil })
 	if look(); len(views) != 3 {
 		t.Error("what got better at b has not come into the view")
+	}
+}
+
+// TestADrainIsNotGathered: nothing comes between an operator's word and the handoff.
+func TestADrainIsNotGathered(t *testing.T) {
+	d := activeDesk(t, map[string]hashring.Set{"b": setOf(16), "c": setOf(16)}, func(c *Config) { c.Timing.Gather = 20 * ms })
+	d.commits(nil)
+	d.says("c", func(s *Statement) { s.Unfit = []int{0} })
+	d.says("b", func(s *Statement) { s.Phase, s.Weight = Draining, 5 })
+	for _, m := range d.core.view.Members() {
+		switch {
+		case m.Name == "b" && (m.Phase != Draining || m.Weight != 5):
+			t.Errorf("the drain of b waits: %+v", m)
+		case m.Name == "c" && len(m.Unfit) > 0:
+			t.Errorf("the failed check of c does not wait for others: %+v", m)
+		}
 	}
 }
 
