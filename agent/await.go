@@ -30,7 +30,7 @@ type await struct {
 
 	mu    sync.Mutex
 	why   string     // not empty once it waits
-	leave node.Leave // with left: how
+	leave node.Leave // with left: how, as was said last
 }
 
 func newAwait(cfg Config, opts Options, mac link.ClusterMAC) *await {
@@ -83,6 +83,15 @@ func (w *await) wait(ctx context.Context, ready func() error, waiting func(why s
 	}
 }
 
+// ask keeps what an operator wants, whatever this agent does just now: a life in the
+// cluster that is ending may not hear of it any more, and the next one does.
+func (w *await) ask(leave node.Leave) {
+	w.mu.Lock()
+	w.leave = node.Leave{KeepFlows: leave.KeepFlows, Now: w.leave.Now || leave.Now}
+	w.mu.Unlock()
+	w.leaving.Do(func() { close(w.left) })
+}
+
 // asked is the leave that was asked for. With KeepFlows what an earlier life has left is
 // to stay for the next one.
 func (w *await) asked() node.Leave {
@@ -100,12 +109,7 @@ func (w *await) handler() http.Handler {
 		if r.ContentLength != 0 && !readBody(rw, r, &q) {
 			return
 		}
-		w.leaving.Do(func() {
-			w.mu.Lock()
-			w.leave = node.Leave{KeepFlows: q.KeepFlows, Now: q.Now}
-			w.mu.Unlock()
-			close(w.left)
-		})
+		w.ask(node.Leave{KeepFlows: q.KeepFlows, Now: q.Now})
 		reply(rw, http.StatusOK, Reply{Node: w.cfg.Name})
 	})
 	mux.HandleFunc("/", func(rw http.ResponseWriter, _ *http.Request) {

@@ -1,7 +1,10 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"testing"
@@ -142,6 +145,38 @@ func TestLeaveInTheMidstOfTheStart(t *testing.T) {
 		r.start()
 		if err := r.end(t); err != nil || !r.members.left || r.loop.keepFlows != keep {
 			t.Errorf("ended with %v, goodbye %t, flows kept %t", err, r.members.left, r.loop.keepFlows)
+		}
+	}
+}
+
+// `peervip leave` may come just as a life in the cluster ends because the node's address
+// has changed: the next life has it.
+func TestLeaveAsALifeEnds(t *testing.T) {
+	t.Parallel()
+	for _, keep := range []bool{false, true} {
+		r := newRig(t, "a")
+		waiting := newAwait(r.cfg, r.opts, r.mac)
+		r.agent.waiting = waiting
+		r.start()
+		r.loop.queue.put(func() { r.loop.fatal = errMoved })
+		if err := r.end(t); !errors.Is(err, errMoved) {
+			t.Fatalf("ended with %v", err)
+		}
+		// The control socket is still that of the life that has ended.
+		response := httptest.NewRecorder()
+		r.handler().ServeHTTP(response, httptest.NewRequest(http.MethodPost, "/v1/leave", strings.NewReader(fmt.Sprintf(`{"keep_flows":%t}`, keep))))
+		if response.Code != http.StatusOK {
+			t.Fatalf("%d: %s", response.Code, response.Body)
+		}
+		err := waiting.wait(t.Context(), func() error { return errFake }, func(string) {})
+		if !errors.Is(err, errLeft) || waiting.asked().KeepFlows != keep {
+			t.Errorf("an agent without an address: %v, %+v", err, waiting.asked())
+		}
+		next := newRig(t, "a")
+		next.agent.waiting = waiting
+		next.start()
+		if err := next.end(t); err != nil || !next.members.left || next.loop.keepFlows != keep {
+			t.Errorf("ended with %v, goodbye %t, flows kept %t", err, next.members.left, next.loop.keepFlows)
 		}
 	}
 }

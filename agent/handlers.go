@@ -178,7 +178,11 @@ func (a *agent) serveLeave(w http.ResponseWriter, r *http.Request) {
 		reply(w, http.StatusBadRequest, Reply{Error: "keep_flows and now exclude each other"})
 		return
 	}
-	a.loop.post(node.Leave{KeepFlows: q.KeepFlows, Now: q.Now})
+	leave := node.Leave{KeepFlows: q.KeepFlows, Now: q.Now}
+	if a.waiting != nil {
+		a.waiting.ask(leave)
+	}
+	a.loop.post(leave)
 	reply(w, http.StatusOK, Reply{Node: a.cfg.Name})
 }
 
