@@ -22,7 +22,8 @@ const (
 )
 
 // lockState keeps a second agent from the directory, which would overwrite what the
-// first remembers. Where no file can be made nothing can be overwritten either.
+// first remembers. Where no file can be made nothing can be overwritten either. That it is
+// in use is no *EditError: the end of the other agent cures it.
 func lockState(ctx context.Context, dir string) (unlock func() error, err error) {
 	path := filepath.Join(dir, stateLock)
 	f, err := openLock(dir, path)

@@ -122,6 +122,9 @@ func TestStateDirInUse(t *testing.T) {
 	if err == nil || err.Error() != want {
 		t.Errorf("%v, want %s", err, want)
 	}
+	if errors.As(err, new(*EditError)) {
+		t.Error("the service manager would not try again when the other one has ended")
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := lockState(ctx, dir); !errors.Is(err, context.Canceled) {
