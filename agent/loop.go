@@ -40,6 +40,7 @@ type loop struct {
 	ended   chan struct{} // closed when run has returned
 
 	memory  memory
+	despite []netip.Addr             // of the strangers that an operator has said do not matter
 	answers map[uint64]chan<- answer // who waits at the control socket
 	tokens  uint64
 
@@ -50,7 +51,7 @@ type loop struct {
 	unready  string           // why the packet filter is not in place, though the interface is; "": it is
 	deaf     string           // why this node hears nobody, by its own fault; "": it does not
 	refused  string           // why the cluster does not take this node; "": it does, or nobody was asked
-	otherKey string           // the same of seeds with another key, as the core was told
+	otherKey node.OtherKey    // the same of seeds with another key, as the core was told
 	wire     node.WireChanged // as the core was told last
 
 	outbox    map[string][][]byte // what is to be sent when the work at hand is done
@@ -92,6 +93,9 @@ func (l *loop) run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	l.step(node.Started{Drained: l.memory.Drained, Forced: l.memory.Forced, Grace: l.memory.Grace, Obeyed: l.memory.Obeyed, Doubt: l.memory.Doubt})
+	for _, addr := range l.despite {
+		l.step(node.ServeDespite{Address: addr})
+	}
 	l.flush()
 	for {
 		timer.Reset(min(l.core.Deadline(), l.said+l.progress()) - l.now())

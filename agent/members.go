@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/peervip/peervip/gossip"
@@ -111,19 +112,32 @@ func (l *loop) attempted(ev gossip.Attempt) {
 	case joining && errors.Is(ev.Err, gossip.ErrNameTaken):
 		l.refused = why
 	case joining && alone && errors.Is(ev.Err, gossip.ErrWrongKey):
-		otherKey.Why = why // the core knows whether these nodes are on the wire
+		// The core knows whether these nodes are on the wire.
+		otherKey = node.OtherKey{Why: why, Seeds: withOtherKey(ev.Err)}
 	}
 	if l.refused+otherKey.Why != "" {
 		l.news.joinErr = nil // it is the same
 	}
 	l.wireChanged()
-	if otherKey.Why != l.otherKey {
-		l.otherKey = otherKey.Why
+	if otherKey.Why != l.otherKey.Why || !slices.Equal(otherKey.Seeds, l.otherKey.Seeds) {
+		l.otherKey = otherKey
 		l.step(otherKey)
 	}
 	if l.refused == "" {
 		l.step(node.SeedsTried{})
 	}
+}
+
+// withOtherKey are the addresses of the seeds that have another key.
+func withOtherKey(err error) (addrs []netip.Addr) {
+	var errs gossip.SeedErrors
+	errors.As(err, &errs)
+	for _, e := range errs {
+		if errors.Is(e, gossip.ErrWrongKey) {
+			addrs = append(addrs, e.Addr.Addr())
+		}
+	}
+	return addrs
 }
 
 // unreached leaves out the members of the past that are not there, if there are others:

@@ -174,14 +174,37 @@ func (o *outside) resolve(ctx context.Context, wire asker) {
 	}
 }
 
-// askVIP asks whether another host answers for the VIP. What cannot be asked is no
-// answer.
+// askVIP asks whether another host answers for the VIP.
 func (o *outside) askVIP(ctx context.Context, wire asker) node.VIPAnswered {
 	by, err := wire.AskVIP(ctx)
-	if err != nil || by == nil {
-		return node.VIPAnswered{}
+	return node.VIPAnswered{By: by.String(), Err: err}
+}
+
+// strangerAddr reads the address of a stranger, which is one that another host of this
+// segment can send from.
+func (c Config) strangerAddr(text string) (netip.Addr, error) {
+	addr, err := netip.ParseAddr(text)
+	addr = addr.Unmap()
+	family := "IPv4"
+	if c.Address.Is6() {
+		family = "IPv6"
 	}
-	return node.VIPAnswered{By: by.String()}
+	why := ""
+	switch {
+	case err != nil:
+		return addr, fmt.Errorf("%q is no address: `peervip status` has those of the strangers", text)
+	case addr.Is4() != c.Address.Is4() || addr.Zone() != "":
+		why = "beacons come from " + family + " addresses"
+	case addr == c.Address:
+		why = "it is this node's own address"
+	case slices.Contains(c.Spec.VIPs, addr):
+		why = "it is the address that is shared"
+	case addr.IsUnspecified() || addr.IsLoopback() || addr.IsMulticast() || addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		why = "no other host sends from there"
+	default:
+		return addr, nil
+	}
+	return addr, fmt.Errorf("%s cannot be a stranger's address (%s): `peervip status` has those of the strangers", addr, why)
 }
 
 // serveServe is for an operator who wants this node to serve beside a stranger.
@@ -192,12 +215,12 @@ func (a *agent) serveServe(w http.ResponseWriter, r *http.Request) {
 	}
 	var addrs []netip.Addr
 	for _, text := range q.Despite {
-		addr, err := netip.ParseAddr(text)
+		addr, err := a.cfg.strangerAddr(text)
 		if err != nil {
-			reply(w, http.StatusBadRequest, Reply{Error: fmt.Sprintf("%q is no address: `peervip status` has those of the strangers", text)})
+			reply(w, http.StatusBadRequest, Reply{Error: err.Error()})
 			return
 		}
-		addrs = append(addrs, addr.Unmap())
+		addrs = append(addrs, addr)
 	}
 	if len(addrs) == 0 {
 		reply(w, http.StatusBadRequest, Reply{Error: "no address of a stranger is given"})
@@ -206,6 +229,9 @@ func (a *agent) serveServe(w http.ResponseWriter, r *http.Request) {
 	done := Reply{Node: a.cfg.Name}
 	err := a.loop.ask(r.Context(), func() {
 		for _, addr := range addrs {
+			if !slices.Contains(a.loop.despite, addr) {
+				a.loop.despite = append(a.loop.despite, addr)
+			}
 			a.loop.step(node.ServeDespite{Address: addr})
 			if !slices.ContainsFunc(a.loop.core.Snapshot().Strangers, func(s node.StrangerSnapshot) bool { return s.Address == addr }) {
 				done.Note = fmt.Sprintf("no stranger at %s is heard now; one that comes will not keep %s from serving", addr, a.cfg.Name)

@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -15,12 +16,18 @@ import (
 	"github.com/peervip/peervip/node/link"
 )
 
-// fakeAsker is a segment where every address has a MAC, and somebody answers for the VIP.
-type fakeAsker struct{}
+// fakeAsker is a segment where every address has a MAC, and somebody answers for the VIP,
+// unless it cannot be asked.
+type fakeAsker struct{ err error }
 
 var answeringMAC = net.HardwareAddr{2, 0, 0, 0, 0, 99}
 
-func (fakeAsker) AskVIP(context.Context) (net.HardwareAddr, error) { return answeringMAC, nil }
+func (f fakeAsker) AskVIP(context.Context) (net.HardwareAddr, error) {
+	if f.err != nil {
+		return nil, f.err
+	}
+	return answeringMAC, nil
+}
 
 func (fakeAsker) Resolve(_ context.Context, targets []netip.Addr) (map[netip.Addr]net.HardwareAddr, error) {
 	found := map[netip.Addr]net.HardwareAddr{}
@@ -164,4 +171,51 @@ func TestServeDespiteNobody(t *testing.T) {
 	stranger{address: "192.0.2.14", cluster: "web", key: 9, phase: node.Active}.beside(t, r)
 	r.loop.Event(gossip.Attempt{})
 	r.phase(t, node.Active)
+	// It holds until the next start, and this one may have several lives.
+	r.loop.queue.put(func() { r.loop.fatal = errMoved })
+	if err := r.end(t); !errors.Is(err, errMoved) {
+		t.Fatal(err)
+	}
+	next := newRig(t, "a")
+	next.loop.despite = r.loop.despite
+	next.start()
+	stranger{address: "192.0.2.14", cluster: "web", key: 9, phase: node.Active}.beside(t, next)
+	next.loop.Event(gossip.Attempt{})
+	next.phase(t, node.Active)
+}
+
+// TestServeDespiteNoStranger: an address that no stranger can have is refused in a line.
+func TestServeDespiteNoStranger(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "a").start()
+	for addr, why := range map[string]string{
+		"::1":             "beacons come from IPv4 addresses",
+		"fe80::1%eth0":    "beacons come from IPv4 addresses",
+		"192.0.2.11":      "it is this node's own address",
+		"192.0.2.100":     "it is the address that is shared",
+		"127.0.0.1":       "no other host sends from there",
+		"0.0.0.0":         "no other host sends from there",
+		"224.0.0.1":       "no other host sends from there",
+		"255.255.255.255": "no other host sends from there",
+	} {
+		_, err := r.client.Serve(t.Context(), ServeRequest{Despite: []string{"192.0.2.14", addr}})
+		want := addr + " cannot be a stranger's address (" + why + "): `peervip status` has those of the strangers"
+		if err == nil || err.Error() != want {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+	if _, err := r.client.Serve(t.Context(), ServeRequest{Despite: []string{"::ffff:192.0.2.14"}}); err != nil {
+		t.Errorf("an IPv4 address as IPv6 writes it: %v", err)
+	}
+}
+
+// TestAnAddressThatCannotBeAsked: what went wrong is said, and not that nobody answers.
+func TestAnAddressThatCannotBeAsked(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "a")
+	r.agent.asker = fakeAsker{err: errFake}
+	r.start()
+	stranger{address: "192.0.2.14", cluster: "web", key: 9, phase: node.Active}.beside(t, r)
+	r.loop.Event(gossip.Attempt{})
+	r.problem(t, true, fmt.Sprintf("it may be forged: the address could not be asked (%v); to serve all the same", errFake))
 }

@@ -31,9 +31,10 @@ type runner struct {
 	waiting *await
 	ready   sync.Once
 
-	memory   memory // of the last life
-	attached bool   // an earlier life, of this process or before, has flows here
-	keep     bool   // at the end: they are kept for the next start
+	memory   memory       // of the last life
+	despite  []netip.Addr // the same: strangers that do not matter until the next start
+	attached bool         // an earlier life, of this process or before, has flows here
+	keep     bool         // at the end: they are kept for the next start
 
 	alive     atomic.Pointer[agent] // nil between lives
 	reloading sync.Mutex            // guards what a reload changes:
@@ -111,7 +112,8 @@ func (r *runner) live(ctx context.Context) (began bool, err error) {
 		return false, err
 	}
 	l := newLoop(cfg, opts.Log, r.memory)
-	defer func() { r.memory = l.memory }()
+	l.despite = r.despite
+	defer func() { r.memory, r.despite = l.memory, l.despite }()
 	l.kernel = newKernel(r.filter, opts.Log, l)
 	if l.beacons, err = newBeacons(cfg, l, l.kernel); err != nil {
 		return false, err

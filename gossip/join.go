@@ -41,6 +41,8 @@ var ErrWrongKey = errors.New("the node there has another cluster key")
 type SeedError struct {
 	// Seed is as it was given, or a known peer's name and address.
 	Seed string
+	// Addr is where it was looked for; the zero value: it has no address.
+	Addr netip.AddrPort
 	Err  error
 	// Lost: it is no seed, but a member of the past.
 	Lost bool
@@ -85,7 +87,7 @@ func (g *Gossip) Join(seeds []string) (reached int, err error) {
 	others := slices.DeleteFunc(slices.Clone(targets), g.isOwn)
 	for _, t := range targets {
 		if g.isOwn(t) {
-			errs = append(errs, &SeedError{Seed: t.seed, Err: errors.New("that is this node's own address: name another node")})
+			errs = append(errs, &SeedError{Seed: t.seed, Addr: t.addr, Err: errors.New("that is this node's own address: name another node")})
 		}
 	}
 	return g.contact(others, errs)
@@ -185,7 +187,7 @@ func (g *Gossip) contact(targets []target, errs SeedErrors) (reached int, err er
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
-				errs = append(errs, &SeedError{t.seed, err, t.lost})
+				errs = append(errs, &SeedError{t.seed, t.addr, err, t.lost})
 			} else {
 				reached++
 			}

@@ -168,7 +168,7 @@ func (c *Core) Step(now Time, event Event) []Effect {
 	case Heralded:
 		c.heraldedNow(ev)
 	case OtherKey:
-		c.outside.otherKey = ev.Why
+		c.outside.otherKey = ev
 	case StrangersHeard:
 		c.strangersHeard(ev)
 	case VIPAnswered:

@@ -472,17 +472,25 @@ func (n *simNode) tellsOf(text string) bool {
 	return slices.ContainsFunc(n.core.Snapshot().Strangers, func(s StrangerSnapshot) bool { return strings.Contains(s.Problem, text) })
 }
 
-// TestSeedsWithAnotherKey keep a node from starting alone; if they are on the wire, the
-// strangers' rule says for how long.
+// TestSeedsWithAnotherKey keep a node from starting alone; if they are on the wire, all of
+// them, the strangers' rule says for how long.
 func TestSeedsWithAnotherKey(t *testing.T) {
 	d := newDesk(t, func(c *Config) { c.Address = address(9) })
-	d.step(OtherKey{Why: "refused"})
+	d.step(OtherKey{Why: "refused", Seeds: []netip.Addr{address(5), address(6)}})
 	d.step(SeedsTried{})
 	d.wait(time.Minute)
 	if why := d.core.mayServe(); why != "refused" {
 		t.Errorf("%q", why)
 	}
-	d.step(StrangersHeard{List: []Stranger{{Address: address(5), Differs: DiffersKey}}})
+	other := func(last byte) Stranger { return Stranger{Address: address(last), Differs: DiffersKey} }
+	for _, heard := range [][]Stranger{{other(5)}, {other(5), other(7)}, {other(5), {Address: address(6), Differs: DiffersName}}} {
+		d.step(StrangersHeard{List: heard})
+		d.wait(time.Minute)
+		if why := d.core.mayServe(); why != "refused" {
+			t.Errorf("%v: what is not on the wire may serve: %q", heard, why)
+		}
+	}
+	d.step(StrangersHeard{List: []Stranger{other(5), other(6)}})
 	if why := d.core.mayServe(); !strings.HasPrefix(why, "nodes that are none of this cluster start on the same address, and go first") {
 		t.Errorf("%q", why)
 	}

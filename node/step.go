@@ -29,8 +29,11 @@ type (
 	SeedsTried struct{}
 
 	// OtherKey: all seeds that answer have another key, in words; "": not so. They may be
-	// a cluster that this node must not serve beside.
-	OtherKey struct{ Why string }
+	// a cluster that this node must not serve beside. Seeds are those that said so.
+	OtherKey struct {
+		Why   string
+		Seeds []netip.Addr
+	}
 
 	// PeerAlive: gossip holds the peer alive, newly or in a new incarnation.
 	PeerAlive struct {
@@ -84,8 +87,11 @@ type (
 	StrangersHeard struct{ List []Stranger }
 
 	// VIPAnswered is the outcome of AskVIP: the MAC that answered an echo request to the
-	// VIP; "": nobody did.
-	VIPAnswered struct{ By string }
+	// VIP ("": nobody did), or why it could not be asked.
+	VIPAnswered struct {
+		By  string
+		Err error
+	}
 
 	// ServeDespite: an operator has it that strangers of that address do not keep this
 	// node from serving.

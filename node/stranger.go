@@ -19,7 +19,8 @@ type Stranger struct {
 	Nonce   uint64
 	Format  uint8
 	Differs Difference
-	// Serves: it says that it has buckets, or may have some.
+	// Serves: it says that it has buckets, or may have some, or has said so in the last
+	// strangerLasts: whoever sends beacons in its name cannot make it one that does not.
 	Serves bool
 }
 
@@ -28,8 +29,8 @@ type Stranger struct {
 func (s Stranger) Unreadable() bool { return s.Differs == DiffersFormat }
 
 const (
-	// strangerBeacons must come with rising numbers within strangerWithin before their
-	// sender is a stranger: a datagram now and then makes none.
+	// strangerBeacons must come, each with another number, within strangerWithin before
+	// their sender is a stranger: a datagram now and then makes none.
 	strangerBeacons = 5
 	strangerWithin  = Time(1e9)
 	// strangerLasts is how long a stranger is one after its last beacon.
@@ -59,10 +60,11 @@ type Noise struct {
 // sender is an address, a tag and a nonce, and what has come from there.
 type sender struct {
 	Stranger
-	seq    Seq
-	lastAt Time
-	at     [strangerBeacons]Time // when the last ones came, as a ring
-	count  int
+	lastAt   Time
+	servedAt Time                  // when it last said that it serves
+	at       [strangerBeacons]Time // when the last ones came, as a ring
+	seqs     [strangerBeacons]Seq  // and their numbers
+	count    int
 }
 
 // NewStrangers returns what knows of no stranger yet. With an interval between beacons of
@@ -76,20 +78,17 @@ func NewStrangers(interval Time) *Strangers {
 // List has something new.
 func (s *Strangers) Hear(now Time, from netip.Addr, head BeaconHead, differs Difference) (news bool) {
 	s.forget(now)
-	heard := sender{
-		Stranger: Stranger{Address: from, Tag: head.Tag, Nonce: head.Nonce, Format: head.Format, Differs: differs, Serves: head.Serves},
-		seq:      head.Seq,
-	}
+	heard := sender{Stranger: Stranger{Address: from, Tag: head.Tag, Nonce: head.Nonce, Format: head.Format, Differs: differs, Serves: head.Serves}}
 	if i := find(s.kept, &heard); i >= 0 {
 		before := s.kept[i].Stranger
-		s.kept[i].take(now, &heard)
+		s.kept[i].take(now, &heard, head.Seq, s.lasts)
 		return s.kept[i].Stranger != before
 	}
 	i := find(s.suspects, &heard)
 	if i < 0 {
 		i = s.suspect(heard)
 	}
-	s.suspects[i].take(now, &heard)
+	s.suspects[i].take(now, &heard, head.Seq, s.lasts)
 	if s.suspects[i].steady(now, s.within) && s.keep(s.suspects[i]) {
 		s.suspects = slices.Delete(s.suspects, i, i+1)
 		return true
@@ -197,19 +196,20 @@ func (s *sender) before(o *sender) bool {
 	return s.Address.Less(o.Address)
 }
 
-// take counts a beacon of the sender. One that is a little older than another has come
-// by the other medium; one that is much older begins a new count, so that nobody hides a
-// stranger by a number that it will not reach.
-func (s *sender) take(now Time, heard *sender) {
-	const aSecond = 1e6 // numbers are microseconds
-	if s.count > 0 && heard.seq <= s.seq {
-		if s.seq-heard.seq < aSecond {
-			return
-		}
-		s.count = 0
+// take counts a beacon of the sender, but not one that has just come by the other medium.
+// Whether the numbers rise does not matter: whoever sends in the stranger's name, with a
+// number that it will not reach, would hide it.
+func (s *sender) take(now Time, heard *sender, seq Seq, lasts Time) {
+	if slices.Contains(s.seqs[:min(s.count, strangerBeacons)], seq) {
+		return
 	}
-	s.Stranger, s.seq, s.lastAt = heard.Stranger, heard.seq, now
-	s.at[s.count%strangerBeacons] = now
+	served := s.Serves && now-s.servedAt < lasts
+	s.Stranger, s.lastAt = heard.Stranger, now
+	if s.Serves {
+		s.servedAt = now
+	}
+	s.Serves = s.Serves || served
+	s.at[s.count%strangerBeacons], s.seqs[s.count%strangerBeacons] = now, seq
 	s.count++
 }
 

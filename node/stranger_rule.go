@@ -45,11 +45,12 @@ type outsiders struct {
 	// knew are the nodes that this one knew when it lost its wire while it served.
 	knew []string
 
-	otherKey string // why seeds refuse this node, that have another key; "": they do not
+	otherKey OtherKey // whether seeds refuse this node
 
 	askedAt    Time   // when the address was last asked; 0: never
 	answered   bool   // there was an outcome
 	answeredBy string // the MAC that answered; "": none
+	askErr     error  // it could not be asked
 }
 
 // strangersHeard takes the strangers as they are now.
@@ -142,13 +143,20 @@ func (c *Core) servesAgain() bool {
 	return heard > 0 && 2*(heard+1) > len(c.outside.knew)+1
 }
 
-// seedsRefuse says that all seeds that answer have another key; "": not so. If nodes with
-// another key are on the wire, it is the strangers' rule that says what follows.
+// seedsRefuse says that all seeds that answer have another key; "": not so. If they all
+// are on the wire, the strangers' rule says what follows: it knows of each whether it
+// serves. A stranger that is none of them says nothing about them.
 func (c *Core) seedsRefuse() string {
-	if slices.ContainsFunc(c.outside.list, func(s Stranger) bool { return s.Differs&DiffersKey != 0 }) {
+	refused, heard := c.outside.otherKey, 0
+	for _, s := range c.outside.list {
+		if s.Differs&DiffersKey != 0 && slices.Contains(refused.Seeds, s.Address) {
+			heard++
+		}
+	}
+	if heard > 0 && heard >= min(len(refused.Seeds), MaxStrangers) { // no more are kept
 		return ""
 	}
-	return c.outside.otherKey
+	return refused.Why
 }
 
 // strangersForbid says why strangers keep this node from serving; "": they do not. All
@@ -196,7 +204,8 @@ func (c *Core) watchStrangers() {
 
 // vipAnswered takes what became of AskVIP.
 func (c *Core) vipAnswered(ev VIPAnswered) {
-	c.outside.answered, c.outside.answeredBy = c.outside.askedAt > 0, ev.By
+	o := &c.outside
+	o.answered, o.answeredBy, o.askErr = o.askedAt > 0, ev.By, ev.Err
 }
 
 // proof says what the address itself has answered.
@@ -206,6 +215,8 @@ func (o *outsiders) proof() string {
 		return ""
 	case o.answeredBy != "":
 		return fmt.Sprintf("it is proved: %s has answered an echo request to the address; ", o.answeredBy)
+	case o.askErr != nil:
+		return fmt.Sprintf("it may be forged: the address could not be asked (%v); ", o.askErr)
 	}
 	return "it may be forged: nobody has answered three echo requests to the address; "
 }

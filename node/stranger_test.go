@@ -10,7 +10,7 @@ import (
 
 func address(last byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, last}) }
 
-// heads are the beacons of one sender, with rising numbers.
+// heads are the beacons of one sender, with the numbers of their time.
 type heads struct {
 	from    netip.Addr
 	head    BeaconHead
@@ -51,9 +51,14 @@ func TestFiveBeaconsWithinASecondMakeAStranger(t *testing.T) {
 		t.Fatalf("%+v after five beacons", list)
 	}
 	h.head.Serves = false
+	now = h.sends(s, now, int(strangerLasts/(20*ms))-2, 20*ms)
+	if !s.List(now)[0].Serves {
+		t.Error("whoever sends in its name would make it one that does not serve")
+	}
+	now = h.sends(s, now, 2, 20*ms)
 	now = h.sends(s, now, 1, 0)
 	if s.List(now)[0].Serves {
-		t.Error("it serves no longer, and says so")
+		t.Error("it serves no longer, and has said so for long enough")
 	}
 	if len(s.List(now+strangerLasts-ms)) != 1 || len(s.List(now+strangerLasts)) != 0 {
 		t.Error("a stranger ends 3 s after its last beacon, not before")
@@ -80,7 +85,7 @@ func TestADatagramASecondMakesNoStranger(t *testing.T) {
 		now += ms
 	}
 	if len(s.List(now)) != 0 {
-		t.Errorf("numbers that do not rise: %v", s.List(now))
+		t.Errorf("the same numbers again: %v", s.List(now))
 	}
 	h.sends(s, now, 5, 240*ms)
 	if len(s.List(now)) != 1 {
@@ -105,6 +110,28 @@ func TestAStrangerIsNotHiddenByAForgedNumber(t *testing.T) {
 	}
 	if len(s.List(now)) != 1 {
 		t.Error("it has ended, and still sends")
+	}
+}
+
+// TestAForgerDoesNotDisguiseAStranger: its beacons in the stranger's name neither hide it
+// nor have it serve no more, whatever their numbers, and end with the forger.
+func TestAForgerDoesNotDisguiseAStranger(t *testing.T) {
+	for _, ahead := range []time.Duration{-time.Minute, -500 * ms, 10 * ms, 900 * ms, time.Hour} {
+		s, h, forged := NewStrangers(20*ms), headsOf(9, true), headsOf(9, false)
+		now := time.Second
+		for range 500 { // after each of the stranger's
+			now = h.sends(s, now, 1, 20*ms)
+			forged.head.Seq = SeqAt(max(0, now+ahead))
+			s.Hear(now, forged.from, forged.head, forged.differs)
+			if list := s.List(now); now > 1200*ms && (len(list) != 1 || !list[0].Serves) {
+				t.Fatalf("%v ahead, after %v: %+v", ahead, now, list)
+			}
+		}
+		h.head.Serves = false
+		now = h.sends(s, now, 200, 20*ms)
+		if list := s.List(now); len(list) != 1 || list[0].Serves {
+			t.Errorf("%v ahead, the stranger alone: %+v", ahead, list)
+		}
 	}
 }
 
