@@ -151,7 +151,7 @@ func (c *Core) sendGrant(g *grant) {
 	if p := c.alivePeer(g.to); p != nil && g.version > 0 {
 		g.sentAt = c.now
 		c.send(p, &Message{Grant: &Grant{
-			ID: g.id, Version: g.version, Slots: g.slots.Clone(), Lists: c.keepingsOf(g.slots),
+			ID: g.id, Version: g.version, Slots: g.slots.Clone(), Lists: c.keepingsOf(g.slots), Adopted: c.adopted(g.slots, g.to),
 		}})
 	}
 }
@@ -196,6 +196,7 @@ func (c *Core) accept(p *peer, r *request, g *Grant, slots hashring.Set) {
 	c.requested.RemoveAll(slots)
 	c.claim(slots)
 	c.announce(g.Lists)
+	c.adoptFrom(g.Adopted, slots)
 	if p.said == nil || p.said.Version < version {
 		p.releasedAt = max(p.releasedAt, version)
 		p.released.AddAll(slots)

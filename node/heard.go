@@ -4,23 +4,12 @@ import (
 	"cmp"
 	"maps"
 	"slices"
-
-	"github.com/peervip/peervip/hashring"
 )
 
 // heard is what beacons say of an incarnation, whether it is a member or not.
 type heard struct {
 	standing Standing
 	Bulletin // of Claims 0 while no beacon of its own was believed
-}
-
-// mourning are the slots of a peer that may be dead: its flows may go on when it
-// was only asleep, or is started again.
-type mourning struct {
-	name      string
-	slots     hashring.Set
-	until     Time
-	announced bool // it said that it comes back
 }
 
 func (c *Core) hear(inc Incarnation) *heard {
@@ -50,7 +39,7 @@ func (c *Core) peerSpoke(ev PeerSpoke) {
 	if p == nil || p.Incarnation == ev.Incarnation && !p.alive {
 		// It was only asleep, and will be alive when it has spoken for long enough.
 		for i := range c.mourned {
-			if m := &c.mourned[i]; m.name == ev.Name {
+			if m := &c.mourned[i]; m.Name == ev.Name {
 				m.until = max(m.until, c.now+2*c.cfg.Timing.Mourn)
 			}
 		}
@@ -173,28 +162,6 @@ func (c *Core) reconsider(p *peer) {
 			c.part(p)
 		}
 	}
-}
-
-// mourn leaves the flows of a peer alone for a while; for longer, if it has said that
-// it restarts.
-func (c *Core) mourn(p *peer, span Time) {
-	if p.said == nil || p.foreign {
-		return
-	}
-	announced := p.member().Phase == Restarting
-	if announced {
-		span = c.cfg.Timing.Restart
-	}
-	slots := p.said.Claims.Clone()
-	slots.AddAll(p.said.Linger)
-	c.mourned = append(c.mourned, mourning{p.Name, slots, c.now + span, announced})
-}
-
-// bury ends the mourning that is over.
-func (c *Core) bury(over func(mourning) bool) {
-	before := len(c.mourned)
-	c.mourned = slices.DeleteFunc(c.mourned, over)
-	c.replan = c.replan || len(c.mourned) < before
 }
 
 // unlisted are those, by name, whom beacons show alive, who may have buckets, and who

@@ -50,28 +50,6 @@ func (c *Core) revive(slots hashring.Set) {
 	c.lingering.AddAll(kept)
 }
 
-// lingeredByOthers are the slots on which an alive peer lingers: whoever owns one
-// of them adopts it, that is leaves the flows alone that it does not know. What a
-// peer has granted to this node counts until its statement says how it stands, and
-// what a peer had that may be dead until that is certain.
-func (c *Core) lingeredByOthers() hashring.Set {
-	set := c.cfg.newSet()
-	for p := range c.likePeers() {
-		set.AddAll(p.released)
-		if p.said != nil {
-			set.AddAll(p.said.Linger)
-		}
-	}
-	for k := range c.keepings() {
-		set.AddAll(k.Slots)
-	}
-	for _, m := range c.mourned {
-		set.AddAll(m.slots)
-	}
-	set.RetainAll(c.lingers)
-	return set
-}
-
 // findFlows looks for flows: once at the start, of any slot, since an agent that
 // has crashed finds its flows again; then of lingering slots.
 func (c *Core) findFlows() {

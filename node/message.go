@@ -64,6 +64,8 @@ type Grant struct {
 	Slots   hashring.Set `json:"slots"`
 	// Lists of these slots that the holder knows of, its own among them.
 	Lists []Keeping `json:"lists,omitempty"`
+	// Adopted: whose flows the heir must leave alone in these slots, but for the holder's.
+	Adopted []Adopted `json:"adopted,omitempty"`
 }
 
 // Refusal answers a request for slots that are not to be had, and why.
@@ -219,12 +221,22 @@ func (m *Message) fits(n int) bool {
 				return false
 			}
 		}
+		for _, a := range m.Delta.Mourned {
+			if !ok(a.Slots) {
+				return false
+			}
+		}
 		return ok(m.Delta.Claims) && ok(m.Delta.Linger)
 	case m.Request != nil:
 		return ok(m.Request.Slots)
 	case m.Grant != nil:
 		for _, k := range m.Grant.Lists {
 			if !ok(k.Slots) {
+				return false
+			}
+		}
+		for _, a := range m.Grant.Adopted {
+			if !ok(a.Slots) {
 				return false
 			}
 		}

@@ -39,8 +39,12 @@ type peer struct {
 	// least that version has come, the slots granted to us are not the peer's claim.
 	releasedAt uint64
 	released   hashring.Set
-	announced  []Keeping // by grants: lists that its statement does not show yet
-	granted    uint64    // the highest of its requests that this node has granted
+	// The slots on which it lingers by a grant of another, until a statement of at least
+	// that version has come.
+	lingersAt uint64
+	lingers   hashring.Set
+	announced []Keeping // by grants: lists that its statement does not show yet
+	granted   uint64    // the highest of its requests that this node has granted
 
 	refusedAt   Time   // it refused something; ask again when it may have changed:
 	refusedSaid uint64 // its statement then
@@ -64,11 +68,12 @@ func (p *peer) rank(service int) rank {
 }
 
 // claims are the slots that the peer claims as far as is known, in a set of the
-// caller's own: what it has granted to this node is not its claim, though its
-// statement may still say so. It must have said something.
+// caller's own: what it has granted to this node, or was the first of a chain to grant, is
+// not its claim, though its statement may still say so. It must have said something.
 func (p *peer) claims() hashring.Set {
 	claims := p.said.Claims.Clone()
 	claims.RemoveAll(p.released)
+	claims.RemoveAll(p.lingers)
 	return claims
 }
 
@@ -167,7 +172,7 @@ func (p *peer) recallFor(inc Incarnation) uint64 {
 // newPeer begins to know an incarnation, of which nothing is known but this.
 func (c *Core) newPeer(ev PeerAlive, listed bool) *peer {
 	p := &peer{
-		PeerAlive: ev, listed: listed, heard: c.heard[ev.Incarnation], aliveSince: c.now, released: c.cfg.newSet(),
+		PeerAlive: ev, listed: listed, heard: c.heard[ev.Incarnation], aliveSince: c.now, released: c.cfg.newSet(), lingers: c.cfg.newSet(),
 		foreign: ev.SpecDigest != c.cfg.SpecDigest,
 	}
 	if old := c.peers[ev.Name]; old != nil {

@@ -67,6 +67,9 @@ func (c *Core) sendStatement(p *peer, old *Statement) {
 		from = old
 	}
 	d := c.said.delta(from)
+	if from == nil && !p.foreign {
+		d.Mourned = c.mournedFor(p)
+	}
 	p.sent, p.sentAt = c.said.Version, c.now
 	c.send(p, &Message{Delta: &d})
 }
@@ -115,6 +118,7 @@ func (c *Core) Exchange() []*Message {
 		return nil
 	}
 	d := c.said.delta(nil)
+	d.Mourned = c.mournedFor(nil)
 	list = append(list, &Message{From: c.cfg.Incarnation, Said: c.said.Version, Delta: &d})
 	for _, name := range slices.Sorted(maps.Keys(c.wishes)) {
 		w := c.wishes[name]

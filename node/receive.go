@@ -71,11 +71,15 @@ func (c *Core) receiveDelta(p *peer, m *Message) {
 	}
 	p.said = next
 	if next.Phase.Serving() { // then it has looked for the flows of its earlier lives
-		c.bury(func(m mourning) bool { return m.name == p.Name })
+		c.bury(func(m mourning) bool { return m.Name == p.Name })
 	}
 	if next.Version >= p.releasedAt {
 		p.released = c.cfg.newSet()
 	}
+	if next.Version >= p.lingersAt {
+		p.lingers = c.cfg.newSet()
+	}
+	c.mournedBy(d.Mourned)
 	c.send(p, &Message{Ack: &Ack{Nonce: d.Nonce, Version: next.Version}})
 	c.forgetConfirmed(p)
 	c.forgetWish(p)

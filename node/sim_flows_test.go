@@ -16,9 +16,6 @@ type simFlow struct {
 	slot Slot
 	home *simNode
 	ends Time
-	// forsaken: some other node has started while its own was away, and does not know
-	// that this one comes back.
-	forsaken bool
 }
 
 // clients opens a flow every so often, for a while: at the node that takes new
@@ -68,8 +65,11 @@ func (w *world) endFlows(slot Slot, which func(*simFlow) bool) (ended int) {
 func (w *world) judgeResets(slot Slot) {
 	w.resets += w.endFlows(slot, func(f *simFlow) bool {
 		i := slices.IndexFunc(w.nodes, func(n *simNode) bool { return n != f.home && n.states[slot] == Own && n.leased })
-		if i >= 0 && w.strictFlows && f.home.core != nil && !f.forsaken {
+		if i >= 0 && w.strictFlows && f.home.core != nil {
 			w.fault("invariant 4: %s resets a flow of %s in slot %d (there %s)", w.nodes[i].name, f.home.name, slot, f.home.states[slot])
+		}
+		if i >= 0 {
+			f.home.reset++
 		}
 		return i >= 0
 	})
@@ -100,13 +100,4 @@ func (w *world) cutFlows(n *simNode, slots hashring.Set) {
 		}
 	}
 	w.cutTalks(n, slots)
-}
-
-// forsake notes that a node starts that knows nothing of those who are away.
-func (w *world) forsake() {
-	for _, flows := range w.flows {
-		for _, f := range flows {
-			f.forsaken = f.forsaken || f.home.core == nil
-		}
-	}
 }

@@ -16,14 +16,6 @@ var (
 	simSeed  = flag.Uint64("sim.seed", 0, "replay this one seed, with its whole trace")
 )
 
-// openFaults are seeds that show a fault which is known and not mended yet. They are left
-// out, and said to be; -sim.seed replays them.
-var openFaults = map[string]map[uint64]string{
-	"TestPlannedChangesOverABadNetwork": {
-		242: "the third in a chain of handoffs, which has not had the first's statement yet, owns instead of adopting, and resets the first's flows",
-	},
-}
-
 // forSeeds runs the scenario for many seeds (a share of -sim.seeds) and prints
 // the trace of one that breaks an invariant.
 func forSeeds(t *testing.T, share uint64, scenario func(seed uint64, tracing bool) *world) {
@@ -47,10 +39,6 @@ func forSeeds(t *testing.T, share uint64, scenario func(seed uint64, tracing boo
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
 			for seed := next.Add(1); seed <= seeds && !t.Failed(); seed = next.Add(1) {
-				if why := openFaults[t.Name()][seed]; why != "" {
-					t.Logf("seed %d is left out: %s", seed, why)
-					continue
-				}
 				w := scenario(seed, false)
 				if len(w.faults) > 0 {
 					w = scenario(seed, true)

@@ -89,6 +89,7 @@ type simNode struct {
 	tending  bool     // the herald will be looked at
 	arming   bool
 	takes    int // how many buckets its kernel has begun to accept
+	reset    int // how many of its flows others have reset
 }
 
 type simEvent struct {
@@ -349,7 +350,6 @@ func (w *world) start(n *simNode) {
 	n.herald = NewHerald(n.core.cfg.Incarnation, w.timing, simTick)
 	n.outside, n.heardOf = NewStrangers(w.timing.Interval), nil
 	n.lease, n.leased, n.blocked = 0, !w.beacons, false
-	w.forsake()
 	core := n.core
 	n.sees, n.left = map[int]uint64{}, false
 	w.log("%s starts", n.name)

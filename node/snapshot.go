@@ -86,9 +86,9 @@ func (c *Core) Snapshot() Snapshot {
 		s.Nodes = append(s.Nodes, c.peerSnapshot(p))
 	}
 	for _, m := range c.mourned {
-		if m.announced && c.peers[m.name] == nil { // it has left, and will be back
+		if m.restarts && c.peers[m.Name] == nil { // it has left, and will be back
 			s.Nodes = append(s.Nodes, NodeSnapshot{
-				Incarnation: Incarnation{Name: m.name}, Phase: Restarting, Services: make([]NodeServiceSnapshot, len(c.cfg.Services)),
+				Incarnation: Incarnation{Name: m.Name}, Phase: Restarting, Services: make([]NodeServiceSnapshot, len(c.cfg.Services)),
 			})
 		}
 	}

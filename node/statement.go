@@ -66,6 +66,9 @@ type Promise struct {
 // statement.
 type Delta struct {
 	From uint64 `json:"from"`
+	// Mourned, with a whole statement: whose flows the node leaves alone though they may be
+	// dead. It is told to who is new.
+	Mourned []Adopted `json:"mourned,omitempty"`
 	Statement
 }
 

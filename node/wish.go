@@ -68,7 +68,7 @@ func (c *Core) wished(ev Wished) {
 	}
 	p := c.peers[w.Node]
 	switch {
-	case p == nil && slices.ContainsFunc(c.mourned, func(m mourning) bool { return m.announced && m.name == w.Node }):
+	case p == nil && slices.ContainsFunc(c.mourned, func(m mourning) bool { return m.restarts && m.Name == w.Node }):
 		c.answer(ev.Token, fmt.Sprintf("%s is restarting; try again when `peervip status` shows it active", w.Node), "")
 		return
 	case p == nil:
