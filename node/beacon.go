@@ -47,8 +47,8 @@ func KeyOf(inc Incarnation) PeerKey {
 	return PeerKey(xxhash.Sum64String(inc.Name)<<32 | inc.Nonce&math.MaxUint32)
 }
 
-// AckFlags is what a beacon says of one peer.
-type AckFlags uint8
+// AckFlags is what a beacon says of one peer. Format 1 has the first seven.
+type AckFlags uint16
 
 const (
 	// AckHeard: the number was heard lately, from the peer itself, and counts as
@@ -66,8 +66,13 @@ const (
 	AckRefused
 	// AckServing: the peer is in a phase in which it may own buckets.
 	AckServing
+	// AckCurrent: the sender has the statement whose version the peer's last beacon named.
+	AckCurrent
+	// AckGeneration: the peer's last beacon named the sender's own generation.
+	AckGeneration
 
-	knownAckFlags = AckServing<<1 - 1
+	ackFlags1     = AckServing<<1 - 1    // those of format 1
+	knownAckFlags = AckGeneration<<1 - 1 // all
 )
 
 // PeerAck is what a beacon says of one peer.
@@ -93,6 +98,9 @@ type Beacon struct {
 	View uint64
 	// Claims is the version of the node's statement.
 	Claims uint64
+	// Generation is the version of the cluster's spec that is in force; 0: the spec does
+	// not change while the cluster runs.
+	Generation uint64
 	// WireProof: the node is heard on the wire by a peer, and hears one there.
 	WireProof bool
 	// CutOff: the node has no wire-proof, though others have, and wants to be relieved.

@@ -101,7 +101,7 @@ func (c *BeaconCodec) Append(buf []byte, b *Beacon) ([]byte, error) {
 	for _, p := range b.Peers {
 		buf = be.AppendUint64(buf, uint64(p.Key))
 		buf = be.AppendUint64(buf, uint64(p.Seq))
-		buf = be.AppendUint32(buf, uint32(p.Flags)<<24|ageOf(p.Acked, b.Seq))
+		buf = be.AppendUint32(buf, uint32(p.Flags&ackFlags1)<<24|ageOf(p.Acked, b.Seq))
 	}
 	return append(buf, c.sign(c.keys[0], buf[start:])...), nil
 }
@@ -157,7 +157,7 @@ func (c *BeaconCodec) Decode(b *Beacon, datagram []byte) error {
 	for p := body[beaconFixed+name:]; len(p) > 0; p = p[beaconPeer:] {
 		last := be.Uint32(p[16:])
 		acked, ok := ackedAt(last&noAge, b.Seq)
-		if !ok {
+		if !ok || AckFlags(last>>24)&^ackFlags1 != 0 {
 			return BeaconMalformed
 		}
 		b.Peers = append(b.Peers, PeerAck{

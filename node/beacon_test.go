@@ -50,7 +50,7 @@ func drawBeacon(t *rapid.T) *Beacon {
 	slices.Sort(keys)
 	for _, key := range keys {
 		p := PeerAck{Key: PeerKey(key), Seq: Seq(rapid.Uint64Range(0, uint64(maxSeq)).Draw(t, "heard")),
-			Flags: AckFlags(rapid.IntRange(0, int(knownAckFlags)).Draw(t, "flags"))}
+			Flags: AckFlags(rapid.IntRange(0, int(ackFlags1)).Draw(t, "flags"))}
 		if p.Seq == 0 {
 			p.Flags &^= AckHeard | AckOnWire
 		}
