@@ -232,7 +232,7 @@ func (w *world) arm(n *simNode, core *Core) {
 	}
 	w.at(w.net.commit(w.rng), func() {
 		n.arming = false
-		if n.core != core || w.now > by {
+		if n.core != core || w.now > by || n.unarmable {
 			return
 		}
 		w.setLease(n, w.now+w.kernelTime(w.timing.ArmFor()))
@@ -263,7 +263,7 @@ func (w *world) lease(n *simNode) {
 	n.leased = holds
 	for slot := range n.kernel.All() {
 		if holds {
-			w.serve(n, slot)
+			w.serve(slot)
 		} else {
 			w.unserve(n, slot)
 		}

@@ -7,8 +7,7 @@ import (
 
 // books are what the simulator notes of the kernels, to judge the invariants by:
 //
-//  1. Never two nodes accept new flows of one bucket (but in a split, or when
-//     agreement ran out of time).
+//  1. Never two nodes accept new flows of one bucket, but in a split (see judge).
 //  2. After quiet, every bucket has exactly one owner, the placement's.
 //  3. A planned change leaves no bucket without an owner longer than one handoff.
 //  5. Nothing waits for ever.
@@ -64,7 +63,7 @@ func (w *world) set(n *simNode, slot Slot, state State) {
 		w.takes++
 		n.takes++
 		if n.leased {
-			w.serve(n, slot)
+			w.serve(slot)
 		}
 		return
 	}
@@ -75,14 +74,14 @@ func (w *world) set(n *simNode, slot Slot, state State) {
 }
 
 // serve notes that the node takes new flows of a slot, and has its lease.
-func (w *world) serve(n *simNode, slot Slot) {
+func (w *world) serve(slot Slot) {
 	w.owners[slot]++
 	w.endGap(slot)
 	if w.owners[slot] == 2 {
 		w.doubleSince[slot] = w.now
-		if w.strict {
-			w.fault("invariant 1: slot %d has two owners, the second is %s", slot, n.name)
-		}
+	}
+	if w.owners[slot] > 1 {
+		w.judgeDouble(slot)
 	}
 }
 

@@ -70,7 +70,7 @@ func (w *world) transmit(n *simNode, e Send) {
 	if w.intercept != nil {
 		f = w.intercept(n, to, e.Message)
 	}
-	if f.lost {
+	if f.lost || w.dropped(n, to, e.Message) {
 		return
 	}
 	m := w.coded(n, e.Message)
@@ -211,7 +211,9 @@ func (w *world) gossip(n, p *simNode) {
 func (w *world) exchange(from, to *simNode) {
 	for _, m := range from.core.Exchange() {
 		m = w.coded(from, m)
-		w.at(w.net.delay(w.rng), func() { w.step(to, Received{m}) })
+		if !w.dropped(from, to, m) {
+			w.at(w.net.delay(w.rng), func() { w.step(to, Received{m}) })
+		}
 	}
 }
 

@@ -1,0 +1,253 @@
+package node
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// judge is what the simulator knows of who hears whom, to judge by while faults last.
+// Two nodes are split if no beacon of one reaches the other, on any medium, not even
+// through one third node that hears it. Only then may both own a bucket.
+type judge struct {
+	watching bool
+	// splitAt is when two nodes, by index, were last seen split; 0: never.
+	splitAt map[[2]int]Time
+	// healWithin is how long two owners may remain after their split has ended.
+	healWithin Time
+	doubled    map[Slot]bool // of which a fault was reported already
+	silent     map[*simFlow]Time
+	silentOver Time // flows of nodes that could serve them, silent for longer, are faults; 0: not judged
+}
+
+// watch begins to look at who hears whom, each interval.
+func (w *world) watch() {
+	if w.watching {
+		return
+	}
+	w.watching, w.splitAt, w.doubled, w.silent = true, map[[2]int]Time{}, map[Slot]bool{}, map[*simFlow]Time{}
+	if w.healWithin == 0 {
+		w.healWithin = 2*w.timing.Interval + calmDelay + calmCommit
+	}
+	var look func()
+	look = func() {
+		w.noteSplits()
+		w.judgeDoubles()
+		w.judgeSilence()
+		w.at(w.timing.Interval, look)
+	}
+	look()
+}
+
+// idle reports whether the node's process does nothing at the moment, or reads nothing.
+func (w *world) idle(n *simNode) bool {
+	return n.core == nil || w.now < n.stalled || n.blocked || w.now < n.starved
+}
+
+// hears says whether beacons of one node reach another now.
+func (w *world) hears(n, from *simNode) bool {
+	link := [2]int{from.index, n.index}
+	return n.core != nil && from.core != nil && n.accepts(from) && !w.cut[link] && (w.hearsOnWire(n, from) || !w.unicastCut[link])
+}
+
+// hearsOnWire says so of the wire.
+func (w *world) hearsOnWire(n, from *simNode) bool {
+	link := [2]int{from.index, n.index}
+	return n.core != nil && from.core != nil && n.accepts(from) && !w.cut[link] && !w.wireCut[link] && !n.deaf
+}
+
+// split says whether two nodes know nothing of each other now.
+func (w *world) split(a, b *simNode) bool {
+	if w.hears(a, b) || w.hears(b, a) {
+		return false
+	}
+	return !slices.ContainsFunc(w.nodes, func(c *simNode) bool {
+		return !w.idle(c) && (w.hears(c, a) && w.hears(b, c) || w.hears(c, b) && w.hears(a, c))
+	})
+}
+
+// noteSplits keeps splitAt.
+func (w *world) noteSplits() {
+	if len(w.cut)+len(w.wireCut)+len(w.unicastCut) == 0 && !slices.ContainsFunc(w.nodes, func(n *simNode) bool { return n.keys != nil || n.deaf }) {
+		return
+	}
+	for i, a := range w.nodes {
+		for _, b := range w.nodes[:i] {
+			if a.core != nil && b.core != nil && w.split(a, b) {
+				w.splitAt[[2]int{b.index, a.index}] = w.now
+			}
+		}
+	}
+}
+
+// maySplit says whether two nodes may own a bucket both, since they are split, or were
+// until just now.
+func (w *world) maySplit(a, b *simNode) bool {
+	if a.index > b.index {
+		a, b = b, a
+	}
+	within := w.healWithin
+	if !w.hears(a, b) && !w.hears(b, a) { // that they are not alone a third one tells, and each must have time to lose its lease
+		within += w.timing.D
+	}
+	since := w.splitAt[[2]int{a.index, b.index}]
+	return since > 0 && w.now <= since+within || w.split(a, b)
+}
+
+// ownersOf are the nodes that take new flows of the slot.
+func (w *world) ownersOf(slot Slot) (list []*simNode) {
+	for _, n := range w.nodes {
+		if n.leased && n.kernel.Has(slot) {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+// wronglyDouble returns two owners of the slot that are not split.
+func (w *world) wronglyDouble(slot Slot) (a, b *simNode) {
+	owners := w.ownersOf(slot)
+	for i, a := range owners {
+		for _, b := range owners[:i] {
+			if !w.maySplit(a, b) {
+				return b, a
+			}
+		}
+	}
+	return nil, nil
+}
+
+// judgeDouble is invariant 1 for one slot: two owners only where they are split.
+func (w *world) judgeDouble(slot Slot) {
+	if !w.strict || w.doubled[slot] {
+		return
+	}
+	if a, b := w.wronglyDouble(slot); a != nil {
+		if w.watching {
+			w.doubled[slot] = true
+		}
+		w.fault("invariant 1: slot %d has two owners, %s and %s, which are not split", slot, a.name, b.name)
+	}
+}
+
+func (w *world) judgeDoubles() {
+	for slot, owners := range w.owners {
+		if owners > 1 {
+			w.judgeDouble(slot)
+		} else {
+			delete(w.doubled, slot)
+		}
+	}
+}
+
+// onTheWire says whether clients reach the node, as far as beacons tell: it hears a
+// peer on the wire, and is heard by one, or nobody is.
+func (w *world) onTheWire(n *simNode) bool {
+	proven := func(n *simNode) bool {
+		return slices.ContainsFunc(w.nodes, func(p *simNode) bool { return p != n && w.hearsOnWire(n, p) }) &&
+			slices.ContainsFunc(w.nodes, func(p *simNode) bool { return p != n && w.hearsOnWire(p, n) })
+	}
+	return n.core != nil && (proven(n) || !slices.ContainsFunc(w.nodes, proven))
+}
+
+// able says whether nothing keeps the node from serving.
+func (w *world) able(n *simNode) bool {
+	return w.onTheWire(n) && !w.idle(n) && !n.lame()
+}
+
+// lame says whether its kernel does not do what it is told to.
+func (n *simNode) lame() bool { return n.refuses || n.unarmable }
+
+// canServe says whether some node can take the slots of a service.
+func (w *world) canServe(service int) bool {
+	return slices.ContainsFunc(w.nodes, func(n *simNode) bool {
+		return w.able(n) && n.fit[service] && n.core.phase == Active
+	})
+}
+
+// unserved is invariant 6: the slots that clients get no answer for, though some node can
+// serve them.
+func (w *world) unserved() (list []Slot) {
+	for service := range w.services {
+		if !w.canServe(service) {
+			continue
+		}
+		for slot := service * w.buckets; slot < (service+1)*w.buckets; slot++ {
+			if !slices.ContainsFunc(w.ownersOf(slot), w.onTheWire) {
+				list = append(list, slot)
+			}
+		}
+	}
+	return list
+}
+
+// judgeSilence makes it a fault if clients of a node that is able get no answer for long.
+func (w *world) judgeSilence() {
+	if w.silentOver == 0 {
+		return
+	}
+	for slot, flows := range w.flows {
+		for _, f := range flows {
+			if f.home.leased && f.home.states[slot] != None || !w.able(f.home) {
+				delete(w.silent, f)
+				continue
+			}
+			since, ok := w.silent[f]
+			if !ok {
+				w.silent[f] = w.now
+			} else if since > 0 && w.now-since > w.silentOver {
+				w.silent[f] = 0
+				w.fault("a flow of %s in slot %d gets no answer for %v", f.home.name, slot, w.now-since)
+			}
+		}
+	}
+}
+
+// standings is a line about all nodes.
+func (w *world) standings() string {
+	var list []string
+	for _, n := range w.nodes {
+		if n.core == nil {
+			list = append(list, n.name+" down")
+			continue
+		}
+		lease := ""
+		if !n.leased {
+			lease = " without lease"
+		}
+		list = append(list, fmt.Sprintf("%s %s has %d%s", n.name, n.core.phase, n.owns(), lease))
+	}
+	return strings.Join(list, ", ")
+}
+
+// awaitServed lets time pass and returns what is wrong with the slots' owners when 5 s are
+// over, and what goes wrong after that for longer than a death takes; "": nothing.
+func (w *world) awaitServed(within, until Time) string {
+	end := w.now + until
+	w.run(within)
+	lost := w.unserved()
+	since := w.now
+	if len(lost) > 0 {
+		w.run(w.timing.D) // another node may have died by right just now
+		lost = both(lost, w.unserved())
+	}
+	for len(lost) == 0 && w.now < end {
+		w.run(w.timing.D / 2)
+		now := w.unserved()
+		if len(now) == 0 {
+			since = w.now
+		} else if w.now-since > time.Second {
+			lost = now
+		}
+	}
+	if len(lost) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d buckets are served by nobody; %s", len(lost), w.standings())
+}
+
+// both are the slots in both lists.
+func both(a, b []Slot) []Slot {
+	return slices.DeleteFunc(slices.Clone(a), func(s Slot) bool { return !slices.Contains(b, s) })
+}
