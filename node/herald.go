@@ -177,12 +177,17 @@ func (h *Herald) Hear(now Time, medium Medium, b *Beacon) Heed {
 			h.events = append(h.events, PeerSpoke{Incarnation: b.Incarnation, Bulletin: said})
 		}
 	}
-	if hearing.Yield && h.word.Epoch == h.epoch && (h.leaseUntil > 0 || h.word.Lease && h.word.Phase != Joining) {
-		h.epoch++
-		h.leaseUntil, h.lapsed = 0, 0
+	h.lapse(now)
+	switch serves := h.word.Lease && h.word.Phase != Joining; {
+	case h.word.Epoch != h.epoch:
+	case hearing.Yield && (h.leaseUntil > 0 || serves):
+		h.yield(now, b.Name)
 		heed.Drop = true
-		h.events = append(h.events, HeldDead{Epoch: h.epoch, By: b.Name})
-		h.live.Forgive(now)
+	case hearing.Doubted && h.leaseUntil == 0 && serves:
+		// While the lease ran nobody could take over. Now somebody may have, who is heard
+		// through this neighbour only and cannot say so itself.
+		h.yield(now, "somebody whom "+b.Name+" hears")
+		heed.Drop = true
 	}
 	if h.needsLease(now) {
 		limit := h.live.MarkUntil(now)
@@ -195,6 +200,14 @@ func (h *Herald) Hear(now Time, medium Medium, b *Beacon) Heed {
 		}
 	}
 	return heed
+}
+
+// yield takes it that this node was held dead, and that its buckets are another's.
+func (h *Herald) yield(now Time, by string) {
+	h.epoch++
+	h.leaseUntil, h.lapsed = 0, 0
+	h.events = append(h.events, HeldDead{Epoch: h.epoch, By: by})
+	h.live.Forgive(now)
 }
 
 // progress reports whether the core has spoken lately.
@@ -374,6 +387,9 @@ func (h *Herald) barred(now Time) string {
 	}
 	if by := h.live.doubters(now); len(by) > 0 {
 		return fmt.Sprintf("%s still holds this node dead: does it hear this node (UDP to cluster.beacon_port)?", names(by))
+	}
+	if by := h.live.doubting(now); len(by) > 0 {
+		return fmt.Sprintf("somebody whom %s hears holds this node dead: does it hear this node (UDP to cluster.beacon_port)?", names(by))
 	}
 	if !h.live.MayArm(now) {
 		return "not everybody who speaks has heard this node yet (UDP to cluster.beacon_port)"

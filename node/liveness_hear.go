@@ -51,6 +51,9 @@ type Hearing struct {
 	// Yield: it says that this node is dead, or that another has its name, by one
 	// whose word goes before this node's. The lease is to be dropped at once.
 	Yield bool
+	// Doubted: it says that somebody who serves and whom it hears holds this node dead.
+	// Without a lease of its own this node may have lost its buckets to that one.
+	Doubted bool
 }
 
 // Hear takes a beacon whose signature is good. It keeps nothing of it.
@@ -101,7 +104,7 @@ func (l *Liveness) Hear(now Time, medium Medium, b *Beacon) Hearing {
 	l.seen(n, b.Seq, fresh, att)
 	n.take(b, mine, l.key)
 	l.learn(n, b, mine, att)
-	return Hearing{Kind: kind, Believed: n.standing != Refused, Yield: l.yieldsTo(n)}
+	return Hearing{Kind: kind, Believed: n.standing != Refused, Yield: l.yieldsTo(n), Doubted: l.doubtedBy(n, att)}
 }
 
 // judge says what new words of a neighbour mean, and gives it its standing.
@@ -200,6 +203,9 @@ func (l *Liveness) learn(n *neighbour, b *Beacon, mine PeerAck, att Time) {
 			continue
 		}
 		if o := l.neighbours[i]; o != n {
+			if n.standing != Refused && ack.Flags&AckHeard != 0 && l.succeeds(o) {
+				i, _ = l.search(ack.Key) // the one before it is gone
+			}
 			if n.standing != Refused && o.standing != Refused && o.standing != Gone && ack.Flags&AckHeard != 0 {
 				l.hearsay(o, ack, att)
 			}
@@ -222,6 +228,23 @@ func (l *Liveness) hearsay(o *neighbour, ack *PeerAck, att Time) {
 		o.serving = ack.Flags&AckServing != 0
 	}
 	l.seen(o, ack.Seq, true, att)
+}
+
+// succeeds gives a neighbour the name that it was refused, if who had the name is dead. Its
+// own beacons may prove nothing, since it does not hear this node: somebody who hears it
+// has told of it.
+func (l *Liveness) succeeds(o *neighbour) bool {
+	if o.standing != Refused || o.Name == l.self.Name {
+		return false
+	}
+	if holder := l.holder(o.Name); holder != nil {
+		if holder.standing != Dead {
+			return false
+		}
+		l.drop(holder.Incarnation)
+	}
+	o.standing, o.clone = Unheard, false
+	return true
 }
 
 // about returns what the beacon says of one peer.

@@ -19,6 +19,9 @@ import "slices"
 //	   listed p: x. As 2, with q as the messenger. It does not count if q says that
 //	   somebody holds p dead: m may.
 //
+// m takes what y lists for a sign also of one that was started anew, whom it does not
+// hear itself, as soon as the life before is dead (see succeeds).
+//
 // In each of them m has had its sign of x or of a later beacon after x was sent,
 // on whatever clock; no clocks are compared. m holds p dead no earlier than D
 // after its last new sign of p, so not before x+D > s-A+D > s+L: by then this mark
@@ -32,6 +35,16 @@ import "slices"
 // living: if a dead m had to be waited for until it is held dead, each death would
 // let every lease run out. With three nodes or more, all ways between the two must
 // be lost at once for that, the ways through each other node among them.
+//
+// Somebody may serve and hold p dead whose beacons p does not take: one that it hears
+// through nobody but those who do not serve, or one that was started anew, has never
+// heard p, and looks like a recording. So whoever p hears and says that somebody who
+// serves holds p dead (AckDoubted) ends p's marks, whatever else it is, and p arms no
+// lease meanwhile. It comes in time: who begins to serve takes nothing from the dead for
+// D, and within two intervals p has been told, and within L after that it is silent. If
+// p has lost its lease when it is told, its buckets may be another's already: it gives
+// them up, as if that one had said itself that p is dead. To wait until the doubt has
+// ended would not do: when p is held alive again, the other has what it has taken.
 //
 // A neighbour that this node hears and that is deaf to it stops this node's
 // lease, takes over D after it has heard its last, and says so. That is the price
@@ -115,15 +128,27 @@ func (l *Liveness) group() int {
 }
 
 // asked reports whether the lease needs the neighbour's acknowledgement, if those
-// count who have given a sign of life within that time.
+// count who have given a sign of life within that time. One that had not heard this node
+// for a while when it gave its last counts for D: it may be about to hold this node dead,
+// and its silence may be a few losses.
 func (l *Liveness) asked(n *neighbour, att, within Time) bool {
-	return (n.serving || n.me&AckHeard != 0) && att-n.seenAt < within
+	silent := att - n.seenAt
+	if l.now-silent-n.proven.Time() > 3*l.detect.Interval {
+		within = l.detect.D
+	}
+	return (n.serving || n.me&AckHeard != 0) && silent < within
 }
 
 // deniedBy reports whether the neighbour speaks, and has the say that this node
 // must not serve.
 func (l *Liveness) deniedBy(n *neighbour, att Time) bool {
 	return att-n.heardAt < l.detect.D && l.yieldsTo(n)
+}
+
+// doubtedBy reports whether the neighbour speaks, and says that somebody who serves and
+// whom it hears holds this node dead.
+func (l *Liveness) doubtedBy(n *neighbour, att Time) bool {
+	return n.standing != Refused && n.me&AckDoubted != 0 && att-n.heardAt < l.detect.D
 }
 
 // MarkUntil is until when a beacon may carry the mark of the lease, as far as is
@@ -151,7 +176,7 @@ func (l *Liveness) proofUntil(now, within Time) Time {
 	}
 	until := l.now + l.detect.A
 	for _, n := range l.neighbours {
-		if l.deniedBy(n, att) {
+		if l.deniedBy(n, att) || l.doubtedBy(n, att) {
 			return 0
 		}
 		if l.asked(n, att, within) {

@@ -261,3 +261,25 @@ func TestTimingLeavesRoom(t *testing.T) {
 		}
 	}
 }
+
+// TestSilentAfterItMissedThisNode: the last that b has said was that it had not heard a for
+// longer than A. Its silence for quiet() does not mean that it is dead: it may be about to
+// take over, and be heard again.
+func TestSilentAfterItMissedThisNode(t *testing.T) {
+	tb := metTable(t, "a", "b")
+	a, b := tb.voice("a"), tb.voice("b")
+	tb.hears = hearOnly("ba")
+	tb.rounds(8) // b has not heard a for 160 ms
+	tb.leave(b)
+	last := a.find(b.self).seenAt + a.slept
+	for tb.now < last+liveDetect.D-20*mil {
+		if tb.round(); tb.mayMark("a") {
+			t.Fatalf("a goes on %v after b was heard last, who held it nearly dead", tb.now-last)
+		}
+	}
+	tb.rounds(3)
+	tb.expect(map[string][]string{"a": {"b dead"}})
+	if !tb.voice("a").MayArm(tb.now) {
+		t.Error("b is dead, and a may not serve")
+	}
+}

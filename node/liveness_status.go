@@ -138,6 +138,19 @@ func (l *Liveness) doubters(now Time) []Incarnation {
 	return by
 }
 
+// doubting returns those, by key, who speak and hear somebody serve who holds this node
+// dead.
+func (l *Liveness) doubting(now Time) []Incarnation {
+	att := l.wake(now)
+	var by []Incarnation
+	for _, n := range l.neighbours {
+		if l.doubtedBy(n, att) {
+			by = append(by, n.Incarnation)
+		}
+	}
+	return by
+}
+
 // hearOthers returns those, by key, who hear somebody serve whom this node does not
 // know at all.
 func (l *Liveness) hearOthers(now Time) []Incarnation {

@@ -1,0 +1,92 @@
+package node
+
+import (
+	"testing"
+	"time"
+)
+
+// muteBeacons lets no beacon of a node arrive, on any medium, while gossip and messages
+// pass, and it hears all others.
+func (w *world) muteBeacons(n *simNode) {
+	for i := range w.nodes {
+		w.wireCut[[2]int{n.index, i}], w.unicastCut[[2]int{n.index, i}] = true, true
+	}
+}
+
+// TestMutedBesideAJoiner is pitfall 46, invariant 1: n2 is kept from serving by another
+// spec. n1 is started anew while n0 falls mute, so that n1's new life never hears n0, and
+// n0 takes its beacons for recordings. Only n2, which does not serve, can tell n0 that
+// n1 serves and holds it dead.
+func TestMutedBesideAJoiner(t *testing.T) {
+	forSeeds(t, 15, func(seed uint64, tracing bool) *world {
+		w := newWorld(seed, tracing, 3, calmNet())
+		w.layOut()
+		w.nodes[2].revision = -1
+		for _, n := range w.nodes[:2] {
+			w.start(n)
+		}
+		w.run(8 * time.Second)
+		w.start(w.nodes[2])
+		w.run(8 * time.Second)
+		w.strict = true
+		n0, n1 := w.nodes[0], w.nodes[1]
+		w.stop(n1, false)
+		delay := w.randomly(150 * ms)
+		w.at(delay, func() { w.muteBeacons(n0) })
+		w.run(60 * ms)
+		w.start(n1)
+		w.run(10 * time.Second)
+		w.expect(n1.owns() == w.buckets && n1.leased, "n1 serves %d of %d buckets, lease %v", n1.owns(), w.buckets, n1.leased)
+		w.expect(n0.owns() == 0 && n0.core.phase == Joining, "n0, which nobody hears, is %s with %d buckets", n0.core.phase, n0.owns())
+		w.expect(n0.hasProblem("holds this node dead"), "problems of n0: %q", n0.core.Snapshot().Problems)
+		w.heal()
+		w.run(5 * time.Second)
+		w.expect(n0.owns() > 0, "n0 is heard again, is %s and has no buckets", n0.core.phase)
+		return w
+	})
+}
+
+// cutBeacons lets no beacon pass from one node to another, on any medium.
+func (w *world) cutBeacons(from, to int, cut bool) {
+	w.wireCut[[2]int{from, to}], w.unicastCut[[2]int{from, to}] = cut, cut
+}
+
+// TestHeldDeadByOneWhomItDoesNotHear is invariant 1: n0 and n2 hear each other through n1
+// only. When n2 has not heard n1 for a while it takes everything. n1 is told so, and n0
+// must not go on with what it had when n2 holds it alive again.
+func TestHeldDeadByOneWhomItDoesNotHear(t *testing.T) {
+	scenario(t, 3, func(t *testing.T, w *world) {
+		w.gapLimit = 0
+		w.cutBeacons(0, 2, true)
+		w.cutBeacons(2, 0, true)
+		w.run(3 * time.Second)
+		w.cutBeacons(1, 2, true)
+		w.run(simDetect.D + w.randomly(600*ms))
+		w.cutBeacons(1, 2, false)
+		w.run(5 * time.Second)
+		if w.unowned() > 0 {
+			t.Errorf("%d buckets have no owner; %v", w.unowned(), w.phases())
+		}
+		w.cutBeacons(0, 2, false)
+		w.cutBeacons(2, 0, false)
+	})
+}
+
+// TestRestartedAndHeardThroughAThird: n1 is started anew and does not hear n0, so that n0
+// takes its beacons for recordings. n2 hears both: for n0 that is a sign of life of n1's
+// new life, and the old one is dead.
+func TestRestartedAndHeardThroughAThird(t *testing.T) {
+	scenario(t, 3, func(t *testing.T, w *world) {
+		w.gapLimit = 0
+		w.cut[[2]int{0, 1}] = true
+		w.gossipAll()
+		w.stop(w.nodes[1], false)
+		w.run(w.randomly(400 * ms))
+		w.start(w.nodes[1])
+		w.run(8 * time.Second)
+		if n0, n1 := w.nodes[0], w.nodes[1]; !n0.herald.live.Alive(Incarnation{n1.name, n1.boot}) {
+			t.Errorf("n0 holds of n1 %+v", n0.herald.Status(w.now).Neighbours)
+		}
+		w.heal()
+	})
+}
