@@ -21,6 +21,7 @@ var simTrace = flag.Bool("sim.trace", false, "print the whole trace of each cell
 var openCells = []struct{ fault, change, why string }{
 	{"n1 * n2 cut*", "n1 *, n3 dies", noThird},
 	{"n1 * n2 cut*", "n1 leaves", noThird},
+	{"n1 and n2 cut, still members", "n1 restarts", noThird},
 	{"n1 * n2 cut*", "n3 dies and is back", halvesArm},
 	{"n1 * n2 cut*", "n3 restarts", halvesArm},
 	{"n1 to n2 cut", "n3 weighs 300", intoTheVoid},
