@@ -222,7 +222,7 @@ func (k *kernel) commit(c node.Commit) error {
 		}
 	}
 	_ = k.dropFirst() // it has waited; what else is wrong shows in the commit
-	t := nft.Transaction{Changes: changes, List: filterFlows(c.List), Unlist: filterFlows(c.Unlist)}
+	t := nft.Transaction{Changes: changes, List: filterFlows(c.List), Unlist: filterFlows(c.Unlist), Rewrite: c.Probe}
 	_, err := k.filter.Apply(t)
 	// The core takes an error for "nothing has changed", so the outcome must be certain:
 	// after a lost answer the same transaction makes it so, for it rewrites everything.

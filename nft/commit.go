@@ -39,6 +39,8 @@ type Transaction struct {
 	// of TCP, SCTP or ICMP, or of a bucket in another state, is passed over. When a
 	// bucket changes its state its list is empty; then come Unlist and List.
 	List, Unlist []Flow
+	// Rewrite: write every bucket and list anew, though nothing may have changed.
+	Rewrite bool
 }
 
 // Commit moves buckets to their new states: Apply with nothing else.
@@ -71,10 +73,11 @@ func (f *Filter) Apply(t Transaction) (armed bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", doing, err)
 	}
-	if len(moves) == 0 && edit.empty() && !arming && !f.uncertain {
+	rewrite := t.Rewrite || f.uncertain
+	if len(moves) == 0 && edit.empty() && !arming && !rewrite {
 		return false, nil
 	}
-	if f.uncertain {
+	if rewrite {
 		after.listed = f.listed.after(edit)
 	}
 	err = f.transactAt(func() (generation uint32, err error) {
@@ -93,7 +96,7 @@ func (f *Filter) Apply(t Transaction) (armed bool, err error) {
 				return 0, err
 			}
 		}
-		if f.uncertain {
+		if rewrite {
 			return generation, f.queueAll(after)
 		}
 		return generation, f.queue(moves, edit, after.committed)

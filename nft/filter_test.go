@@ -250,3 +250,23 @@ func TestExplainTellsARefusalFromALostAnswer(t *testing.T) {
 		}
 	}
 }
+
+// Rewrite is a probe of the kernel: everything is written, and nothing changes.
+func TestRewriteWritesEverythingAsItIs(t *testing.T) {
+	f := installed(t, host(t), testSpec())
+	commit(t, f, Change{Bucket: 1, State: node.Own}, Change{Bucket: 2, State: node.Adopt}, Change{Bucket: 4, State: node.Linger})
+	before := kernelStates(t, f)
+	generation, err := f.generation()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Apply(Transaction{Rewrite: true}); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, kernelStates(t, f)); diff != "" {
+		t.Errorf("the buckets have changed (-before +after):\n%s", diff)
+	}
+	if now, err := f.generation(); err != nil || now == generation {
+		t.Errorf("the kernel was not asked: generation %d before, %d after (%v)", generation, now, err)
+	}
+}

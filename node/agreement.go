@@ -88,12 +88,12 @@ func (c *Core) outdated() *peer {
 	return nil
 }
 
-// mayTake reports whether this node may take what nobody has. It needs its lease, and
-// to know what each node claims that is heard. And it must have served for D: by then
+// mayTake reports whether this node may take what nobody has. It needs its lease, a kernel
+// that takes commits, and to know what each node claims that is heard. And it must have served for D: by then
 // whoever hears it knows that it serves, and either has its word or is silent itself
 // (see liveness_mark.go).
 func (c *Core) mayTake() bool {
-	return c.heralded.Lease && c.heralded.Unknown == "" && len(c.unlisted()) == 0 && c.servingSince > 0 && c.now >= c.servingSince+c.cfg.Silence
+	return c.heralded.Lease && c.commitFailed == nil && c.heralded.Unknown == "" && len(c.unlisted()) == 0 && c.servingSince > 0 && c.now >= c.servingSince+c.cfg.Silence
 }
 
 // takeOrphans takes slots that nobody alive claims: in agreement, or when the

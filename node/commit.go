@@ -28,10 +28,11 @@ func (c *Core) commit() {
 	differ.AddAll(symmetricDifference(wary, c.lists.kernelWary))
 	listings := c.listings(adopt, wary, yield, linger)
 	c.lists.relisted(listings, differ)
-	if differ.Empty() {
+	probe := differ.Empty() && c.commitFailed != nil
+	if differ.Empty() && !probe {
 		return
 	}
-	commit := Commit{ID: c.nextID(), Cut: c.cutting}
+	commit := Commit{ID: c.nextID(), Cut: c.cutting, Probe: probe}
 	c.cutting = c.cfg.newSet()
 	c.openSlots, c.openTakes = differ, false
 	for slot := range c.openSlots.All() {
@@ -62,7 +63,7 @@ func (c *Core) committed(ev Committed) {
 	if c.open == nil || ev.ID != c.open.ID {
 		return
 	}
-	changes, slots, taking := c.open.Changes, c.openSlots, c.cfg.newSet()
+	changes, probe, slots, taking := c.open.Changes, c.open.Probe, c.openSlots, c.cfg.newSet()
 	for _, ch := range changes {
 		if slot := c.cfg.slot(ch); ch.State.AcceptsNew() && !c.kernel.Has(slot) {
 			taking.Add(slot)
@@ -71,11 +72,14 @@ func (c *Core) committed(ev Committed) {
 	c.open, c.openSlots, c.openTakes = nil, c.cfg.newSet(), false
 	c.replan = true
 	if ev.Err != nil {
-		c.commitRefused(ev.Err, slots, taking)
+		c.commitRefused(ev.Err, slots)
 		return
 	}
+	if !probe {
+		c.failures = 0
+	}
 	if c.commitFailed != nil {
-		c.commitFailed, c.failures = nil, 0
+		c.commitFailed = nil
 		c.notice(false, "the kernel takes commits again")
 	}
 	for _, set := range []hashring.Set{c.kernel, c.kernelAdopt, c.kernelLinger, c.lists.kernelYield, c.lists.kernelWary} {
@@ -113,11 +117,14 @@ func (c *Core) committed(ev Committed) {
 	}
 }
 
-// commitRefused undoes the intentions of a commit that the kernel refused: what
-// was to be taken is declined, what was to be given is kept, and both are tried
-// anew after a while. Each try costs the clients of what a peer grants for it a
-// moment, so the while becomes longer.
-func (c *Core) commitRefused(err error, slots, taking hashring.Set) {
+// commitRefused undoes what this node intended when its kernel refuses a commit. All that
+// it was granted and has not committed is declined, also what was not in this commit; what
+// nobody had is nobody's again; what was to be given is kept. After a while the kernel is
+// tried again, if need be with a commit that changes nothing (see Commit.Probe). Until it
+// takes one this node asks for nothing, declines what is still granted, and takes no
+// orphans. When the kernel takes the probe and then refuses again, clients have waited for
+// a moment, so the while becomes longer each time.
+func (c *Core) commitRefused(err error, slots hashring.Set) {
 	if c.commitFailed == nil {
 		c.notice(true, "the kernel refused a change of %d buckets: %v", slots.Count(), err)
 	}
@@ -125,14 +132,9 @@ func (c *Core) commitRefused(err error, slots, taking hashring.Set) {
 	t := c.cfg.Timing
 	c.commitFailed, c.commitAfter = err, c.now+min(t.Retry<<min(c.failures, 16), t.Alone)
 	c.failures++
-	granted := c.cfg.newSet()
-	for _, r := range c.requests {
-		pending := r.taken.Clone()
-		pending.RemoveAll(r.closed)
-		pending.RetainAll(taking)
-		granted.AddAll(pending)
-	}
-	c.abandon(granted)
+	unheld := c.want.Clone()
+	unheld.RemoveAll(c.kernel)
+	c.abandon(unheld)
 	for _, g := range slices.Clone(c.grants) {
 		kept := g.slots.Clone()
 		kept.RetainAll(slots)

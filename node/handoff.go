@@ -165,7 +165,13 @@ func (c *Core) receiveGrant(p *peer, g *Grant) {
 	if r := c.requests[g.ID]; r != nil && r.to == p.Incarnation {
 		take := rest.Clone()
 		take.RetainAll(r.slots)
-		if !take.Empty() {
+		switch {
+		case take.Empty():
+		case c.commitFailed != nil: // the kernel does not take them: declined below
+			r.slots.RemoveAll(take)
+			c.requested.RemoveAll(take)
+			c.dropIfOver(r)
+		default:
 			c.accept(p, r, g, take)
 		}
 		confirm.AddAll(rest)

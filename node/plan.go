@@ -200,7 +200,7 @@ func (c *Core) promisedByPeers() hashring.Set {
 // has no lease to serve it with,
 // and after a refusal until something has changed at the holder or here.
 func (c *Core) mayAsk(p *peer) bool {
-	return c.commitAfter == 0 && c.heralded.Lease &&
+	return c.commitFailed == nil && c.heralded.Lease &&
 		(p.refusedAt == 0 || p.said.Version > p.refusedSaid || c.view.Digest() != p.refusedView)
 }
 

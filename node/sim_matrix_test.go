@@ -42,19 +42,17 @@ var openCells = []struct{ fault, change, why string }{
 	{"kernel of n1 refuses", "*, n? dies", orphansKept},
 	{"kernel of n1 refuses", "* and is back", orphansKept},
 	{"kernel of n1 refuses", "n3 restarts", orphansKept},
-	{"kernel of n1 refuses", "n1 weighs 300", grantsAccepted},
 	{"n1 cannot arm", "*", claimsKept},
 }
 
 // Why cells are open.
 const (
-	noThird        = "nobody passes on what another has said, so two who do not hear each other never share a view"
-	noWord         = "one whose words do not arrive stops every takeover"
-	intoTheVoid    = "buckets are released for an heir that cannot be told"
-	orphansKept    = "orphans that the kernel has refused stay claimed"
-	grantsAccepted = "grants are accepted while the kernel refuses"
-	halvesArm      = "a node that joins two halves takes by one's grant what the other claims too, and gets its lease back" // 3 nodes
-	claimsKept     = "a node without a lease keeps its claims"
+	noThird     = "nobody passes on what another has said, so two who do not hear each other never share a view"
+	noWord      = "one whose words do not arrive stops every takeover"
+	intoTheVoid = "buckets are released for an heir that cannot be told"
+	orphansKept = "orphans that the kernel has refused stay claimed"
+	halvesArm   = "a node that joins two halves takes by one's grant what the other claims too, and gets its lease back" // 3 nodes
+	claimsKept  = "a node without a lease keeps its claims"
 )
 
 func openCell(fault, change string) (line int) {

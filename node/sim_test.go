@@ -64,36 +64,37 @@ type simNode struct {
 	boot   uint64       // nonce of the running process
 	wake   uint64       // number of the wake-up that counts
 
-	keys      []int          // of its ring: the first signs, all are accepted; none: the cluster's
-	outside   *Strangers     // whom it hears of other keys
-	heardOf   []Stranger     // as its core knows them
-	revision  int            // of the spec that it runs
-	deaf      bool           // its port does not forward: nobody answers on the wire
-	refuses   bool           // its kernel takes no commits
-	unarmable bool           // its kernel does not arm the lease
-	slow      Time           // what a commit takes, if not the network's time
-	fit       []bool         // what its health checks find, by service
-	saved     Save           // on disk
-	keeps     bool           // its flows go on with its next life
-	left      bool           // it said goodbye when its process ended
-	lastOne   bool           // it leaves, and at some time had no heir: what it lists moves
-	forlorn   bool           // and was sure that there is nobody: its connections end
-	sees      map[int]uint64 // peers that gossip has reported alive to it: nonce
-	answers   []Answer
-	steadyAt  Time // since when it is active
-	herald    *Herald
-	lease     Time     // of the kernel: valid until then
-	leased    bool     // by the books
-	stalled   Time     // until then the process does nothing
-	starved   Time     // until then its receiver reads nothing
-	unread    []func() // what waits to be read
-	blocked   bool     // the core makes no progress, though its process runs
-	backlog   []Event  // that wait for the core to go on
-	kicked    bool     // a beacon is about to leave out of turn
-	tending   bool     // the herald will be looked at
-	arming    bool
-	takes     int // how many buckets its kernel has begun to accept
-	reset     int // how many of its flows others have reset
+	keys           []int          // of its ring: the first signs, all are accepted; none: the cluster's
+	outside        *Strangers     // whom it hears of other keys
+	heardOf        []Stranger     // as its core knows them
+	revision       int            // of the spec that it runs
+	deaf           bool           // its port does not forward: nobody answers on the wire
+	refuses        bool           // its kernel takes no commits
+	refusesChanges bool           // it takes those that change nothing
+	unarmable      bool           // its kernel does not arm the lease
+	slow           Time           // what a commit takes, if not the network's time
+	fit            []bool         // what its health checks find, by service
+	saved          Save           // on disk
+	keeps          bool           // its flows go on with its next life
+	left           bool           // it said goodbye when its process ended
+	lastOne        bool           // it leaves, and at some time had no heir: what it lists moves
+	forlorn        bool           // and was sure that there is nobody: its connections end
+	sees           map[int]uint64 // peers that gossip has reported alive to it: nonce
+	answers        []Answer
+	steadyAt       Time // since when it is active
+	herald         *Herald
+	lease          Time     // of the kernel: valid until then
+	leased         bool     // by the books
+	stalled        Time     // until then the process does nothing
+	starved        Time     // until then its receiver reads nothing
+	unread         []func() // what waits to be read
+	blocked        bool     // the core makes no progress, though its process runs
+	backlog        []Event  // that wait for the core to go on
+	kicked         bool     // a beacon is about to leave out of turn
+	tending        bool     // the herald will be looked at
+	arming         bool
+	takes          int // how many buckets its kernel has begun to accept
+	reset          int // how many of its flows others have reset
 }
 
 type simEvent struct {
@@ -316,7 +317,7 @@ func (w *world) startCommit(n *simNode, c Commit) {
 		if n.core != core {
 			return // the process died, and the transaction with it
 		}
-		if n.refuses || w.rng.Float64() < w.net.commitFail {
+		if n.refuses || n.refusesChanges && !c.Probe || w.rng.Float64() < w.net.commitFail {
 			w.log("%s: the kernel refuses commit %d", n.name, c.ID)
 			w.step(n, Committed{ID: c.ID, Err: errors.New("simulated refusal")})
 			return

@@ -200,6 +200,9 @@ type (
 		// Cut: slots whose flows that live here are to be ended first, so that both
 		// ends know.
 		Cut hashring.Set
+		// Probe: there is nothing to change. Write again what is there, to see whether the
+		// kernel takes commits.
+		Probe bool
 	}
 
 	// Send: give the message to the transport, for one peer. Unlisted: gossip does not
