@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -72,7 +73,7 @@ func (l *loop) read(payload []byte, letter bool) {
 		l.log.Debug("a message was dropped", "error", err)
 		return
 	}
-	l.ways.got(m.From.Name, l.now(), letter)
+	l.ways.got(cmp.Or(m.Via, m.From.Name), l.now(), letter)
 	l.step(node.Received{Message: m})
 }
 

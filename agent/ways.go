@@ -26,9 +26,10 @@ func newWays(d Detect) ways {
 	}
 }
 
-// answered says whether a peer answers such a message.
+// answered says whether a peer answers such a message. What it is to pass on another one
+// answers.
 func answered(m *node.Message) bool {
-	return m.Delta != nil || m.Request != nil || m.Grant != nil || m.ListAsk != nil || m.Wish != nil
+	return m.For == "" && (m.Delta != nil || m.Request != nil || m.Grant != nil || m.ListAsk != nil || m.Wish != nil)
 }
 
 // sent notes a message to a member, and whether it is answered, and reports whether it

@@ -37,6 +37,14 @@ func TestWays(t *testing.T) {
 	}
 }
 
+// What a peer is to pass on another one answers.
+func TestWhatIsPassedOnIsNotAnswered(t *testing.T) {
+	delta := &node.Delta{}
+	if !answered(&node.Message{Delta: delta}) || answered(&node.Message{Delta: delta, For: "c"}) {
+		t.Error("a statement is answered, unless it is for another")
+	}
+}
+
 // What gossip does not carry goes by letter long before gossip knows: a drain ends.
 func TestADrainWhenGossipIsCut(t *testing.T) {
 	t.Parallel()

@@ -319,7 +319,11 @@ func (c *Core) unfitList() []int {
 	return list
 }
 
-func (c *Core) send(p *peer, m *Message) {
+// send sends a message to the peer, and through another where that is the way.
+func (c *Core) send(p *peer, m *Message) { c.sendSince(p, m, 0) }
+
+// sendDirectly addresses a message and has it sent.
+func (c *Core) sendDirectly(p *peer, m *Message) {
 	m.From, m.To = c.cfg.Incarnation, p.Nonce
 	if c.said != nil {
 		m.Said = c.said.Version

@@ -166,10 +166,11 @@ func (d *desk) all() hashring.Set {
 	return s
 }
 
-// sent picks the messages to the peer out of effects, those of one kind.
+// sent picks the messages for the peer out of effects, those of one kind, but not those
+// that it is to pass on.
 func sent[T any](effects []Effect, to string, body func(*Message) *T) (found []*T) {
 	for _, e := range effects {
-		if s, ok := e.(Send); ok && s.To == to {
+		if s, ok := e.(Send); ok && s.To == to && s.Message.For == "" {
 			if b := body(s.Message); b != nil {
 				found = append(found, b)
 			}

@@ -17,6 +17,7 @@ type request struct {
 	// version of the holder's statement that shows the promise.
 	version uint64
 	sentAt  Time // 0: not yet
+	firstAt Time // when it was sent first
 }
 
 // grant is this node, as holder, giving slots to an heir.
@@ -28,6 +29,7 @@ type grant struct {
 	// kernel has not released the slots.
 	version uint64
 	sentAt  Time
+	firstAt Time // when it was sent first
 }
 
 // ask requests slots of a holder, in one message. It goes out after the statement with
@@ -40,8 +42,10 @@ func (c *Core) ask(p *peer, slots hashring.Set) {
 
 func (c *Core) sendRequest(r *request) {
 	if p := c.alivePeer(r.to); p != nil {
-		r.sentAt = c.now
-		c.send(p, &Message{Request: &Request{ID: r.id, Slots: r.slots.Clone()}})
+		if r.sentAt = c.now; r.firstAt == 0 {
+			r.firstAt = c.now
+		}
+		c.sendSince(p, &Message{Request: &Request{ID: r.id, Slots: r.slots.Clone()}}, r.firstAt)
 	}
 }
 
@@ -149,10 +153,12 @@ func (c *Core) offerGrants() {
 
 func (c *Core) sendGrant(g *grant) {
 	if p := c.alivePeer(g.to); p != nil && g.version > 0 {
-		g.sentAt = c.now
-		c.send(p, &Message{Grant: &Grant{
+		if g.sentAt = c.now; g.firstAt == 0 {
+			g.firstAt = c.now
+		}
+		c.sendSince(p, &Message{Grant: &Grant{
 			ID: g.id, Version: g.version, Slots: g.slots.Clone(), Lists: c.keepingsOf(g.slots), Adopted: c.adopted(g.slots, g.to),
-		}})
+		}}, g.firstAt)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 type listAsk struct {
 	at    Time
 	slots hashring.Set
+	since Time // when it was put first
 }
 
 func (k Keeping) key() listKey { return listKey{k.Keeper, k.ID} }
@@ -154,8 +155,12 @@ func (c *Core) askLists(key listKey, slots hashring.Set) {
 	if fresh.Empty() && c.now < before.at+p.patience(c.cfg.Timing.Retry) {
 		return
 	}
-	c.lists.asks[key] = listAsk{c.now, slots}
-	c.send(p, &Message{ListAsk: &ListAsk{ID: key.id, Slots: slots.Clone()}})
+	ask := listAsk{c.now, slots, before.since}
+	if !fresh.Empty() {
+		ask.since = c.now
+	}
+	c.lists.asks[key] = ask
+	c.sendSince(p, &Message{ListAsk: &ListAsk{ID: key.id, Slots: slots.Clone()}}, ask.since)
 }
 
 // receiveLists keeps what comes; forgetLists goes through it before it counts.

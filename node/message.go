@@ -27,6 +27,13 @@ type Message struct {
 	// knows an older one does not know all that the sender claims.
 	Said uint64 `json:"said,omitempty"`
 
+	// For names the node that the message is for, if it goes through another, and Via
+	// the one that has passed it on. Back: the sender gets no answers of that node, so they
+	// should come by the same way. See third.go.
+	For  string `json:"for,omitempty"`
+	Via  string `json:"via,omitempty"`
+	Back bool   `json:"back,omitempty"`
+
 	Delta   *Delta   `json:"delta,omitempty"`
 	Ack     *Ack     `json:"ack,omitempty"`
 	Request *Request `json:"request,omitempty"`

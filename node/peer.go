@@ -34,6 +34,9 @@ type peer struct {
 	unanswered  int  // how often it was told something again since it last said anything
 	askedAt     Time // for its statement, while it has told nothing
 	wishSentAt  Time
+	wishedAt    Time // when it was told the wish for it first
+	behind      Time // since when it has not acknowledged what it was told; 0: it has
+	way         way
 
 	// A grant may overtake the statement that shows it. Until a statement of at
 	// least that version has come, the slots granted to us are not the peer's claim.
@@ -192,7 +195,7 @@ func (c *Core) newPeer(ev PeerAlive, listed bool) *peer {
 func (c *Core) greet(p *peer) {
 	// The wish first: a node that comes back must know of it before it serves.
 	if w, ok := c.wishes[p.Name]; ok {
-		p.wishSentAt = c.now
+		p.wishSentAt, p.wishedAt = c.now, c.now
 		c.send(p, &Message{Wish: &w})
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.wishes)) {

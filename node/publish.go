@@ -39,7 +39,7 @@ func (c *Core) statement() *Statement {
 		Incarnation: c.cfg.Incarnation,
 		Phase:       c.phase, Weight: c.weight, Unfit: c.unfitList(),
 		CutOff: c.heralded.CutOff, View: c.view.Digest(), Obeyed: c.obeyed, Doubt: c.doubt, Claims: c.claims(), Linger: linger,
-		Lists: c.ownListings(),
+		Relayed: c.relayed(), Lists: c.ownListings(),
 	}
 	for _, g := range c.grants {
 		if c.released(g) {
@@ -71,14 +71,17 @@ func (c *Core) sendStatement(p *peer, old *Statement) {
 		d.Mourned = c.mournedFor(p)
 	}
 	p.sent, p.sentAt = c.said.Version, c.now
-	c.send(p, &Message{Delta: &d})
+	if p.behind == 0 {
+		p.behind = c.now
+	}
+	c.sendSince(p, &Message{Delta: &d}, p.behind)
 }
 
 // askStatement asks a peer for the whole of its statement: it may never have
 // noticed that this node held it dead for a while, and forgot what it knew.
 func (c *Core) askStatement(p *peer) {
 	p.askedAt = c.now
-	c.send(p, &Message{Ack: &Ack{Nonce: p.Nonce, Lost: true}})
+	c.sendSince(p, &Message{Ack: &Ack{Nonce: p.Nonce, Lost: true}}, p.aliveSince)
 }
 
 // transmitDue sends the requests that are new, and again what was not answered in time.
@@ -96,7 +99,7 @@ func (c *Core) transmitDue() {
 		}
 		if w, ok := c.wishes[p.Name]; ok && due >= p.wishSentAt {
 			p.wishSentAt = c.now
-			c.send(p, &Message{Wish: &w})
+			c.sendSince(p, &Message{Wish: &w}, p.wishedAt)
 			again = true
 		}
 		if again {

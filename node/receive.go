@@ -2,6 +2,10 @@ package node
 
 // receive judges a message: from whom, to which incarnation, and what.
 func (c *Core) receive(m *Message) {
+	if m.For != "" && m.For != c.cfg.Name {
+		c.passOn(m)
+		return
+	}
 	if m.To != 0 && m.To != c.cfg.Nonce {
 		return // for an earlier life of this node
 	}
@@ -11,6 +15,7 @@ func (c *Core) receive(m *Message) {
 	}
 	p.latest = max(p.latest, m.Said)
 	p.unanswered = 0
+	c.came(p, m)
 	switch {
 	case m.Delta != nil:
 		c.receiveDelta(p, m)
@@ -92,6 +97,9 @@ func (c *Core) receiveAck(p *peer, a *Ack) {
 		return
 	}
 	p.acked = max(p.acked, min(a.Version, c.said.Version))
+	if p.behind = 0; p.acked < c.said.Version {
+		p.behind = c.now
+	}
 	c.replan = c.replan || c.inQuestion()
 	if a.Lost && a.Version < c.said.Version {
 		c.sendStatement(p, nil)

@@ -205,7 +205,7 @@ func TestNobodysBucket(t *testing.T) {
 			if m.Cancel != nil && from.name == "n1" {
 				cancels++
 			}
-			return fate{lost: m.Grant != nil && from.name == "n0" && to.name == "n1" && cancels < 2 ||
+			return fate{lost: m.Grant != nil && from.name == "n0" && (to.name == "n1" || m.For == "n1") && cancels < 2 ||
 				m.Cancel != nil && from.name == "n1" && cancels == 1}
 		}
 		w.wish(w.nodes[2], Wish{Node: "n0", Want: WantDrain})

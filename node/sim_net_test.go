@@ -64,7 +64,7 @@ type fate struct {
 func (w *world) transmit(n *simNode, e Send) {
 	to := w.nodes[slices.IndexFunc(w.nodes, func(o *simNode) bool { return o.name == e.To })]
 	if w.tracing {
-		w.log("%s -> %s: %s", n.name, e.To, describe(e.Message))
+		w.log("%s -> %s: %s%s", n.name, e.To, describeWay(e.Message), describe(e.Message))
 	}
 	var f fate
 	if w.intercept != nil {
@@ -101,6 +101,17 @@ func (w *world) coded(from *simNode, m *Message) *Message {
 		w.fault("nobody can read what %s sent: %v", from.name, err)
 	}
 	return m
+}
+
+// describeWay says how a message goes that takes a way through a third.
+func describeWay(m *Message) string {
+	switch {
+	case m.For == "":
+		return ""
+	case m.Via == "":
+		return fmt.Sprintf("(to be passed on to %s) ", m.For)
+	}
+	return fmt.Sprintf("(passed on, of %s) ", m.From.Name)
 }
 
 func describe(m *Message) string {

@@ -248,6 +248,7 @@ func (c *Core) problems() (list, noticed []string) {
 			add("%s is a member and does not serve: `peervip status` there says why", p.Name)
 		}
 	}
+	c.relayProblems(add)
 	for _, n := range c.order {
 		if !n.alive && c.wire.OK { // without a wire this node hears nobody
 			told("%s is silent or dead; its buckets have gone to the others until it is back", n.Name)

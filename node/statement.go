@@ -49,6 +49,8 @@ type Statement struct {
 	// Granted are the slots that the node has given away and whose heirs have
 	// not confirmed yet: nobody's claim, and nobody's orphan either.
 	Granted []Promise `json:"granted,omitempty"`
+	// Relayed names the peers whose messages reach the node only through others.
+	Relayed []string `json:"relayed,omitempty"`
 	// Lists of flows that the node keeps.
 	Lists []Listing `json:"lists,omitempty"`
 }
@@ -116,6 +118,7 @@ func symmetricDifference(a, b hashring.Set) hashring.Set {
 func (s *Statement) sameBut(o *Statement) bool {
 	return s.Incarnation == o.Incarnation && s.Phase == o.Phase && s.Weight == o.Weight &&
 		slices.Equal(s.Unfit, o.Unfit) && s.CutOff == o.CutOff && s.View == o.View && s.Obeyed == o.Obeyed && s.Doubt == o.Doubt &&
+		slices.Equal(s.Relayed, o.Relayed) &&
 		s.Claims.Equal(o.Claims) && s.Linger.Equal(o.Linger) &&
 		slices.EqualFunc(s.Lists, o.Lists, func(a, b Listing) bool { return a.ID == b.ID && a.Slots.Equal(b.Slots) }) &&
 		slices.EqualFunc(s.Granted, o.Granted, func(a, b Promise) bool {

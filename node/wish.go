@@ -81,7 +81,7 @@ func (c *Core) wished(ev Wished) {
 	w.Stamp = nextStamp(max(p.said.Obeyed, c.wishes[w.Node].Stamp), c.cfg.Nonce)
 	c.keepWish(w)
 	for q := range c.alivePeers() {
-		q.wishSentAt = c.now
+		q.wishSentAt, q.wishedAt = c.now, c.now
 		c.send(q, &Message{Wish: &w})
 	}
 	if !p.alive {
