@@ -17,7 +17,7 @@ const simTick = 4 * ms
 // beat is the sending thread: a beacon each interval, up to a millisecond late.
 func (w *world) beat(n *simNode) {
 	core := n.core
-	w.at(w.timing.Interval+w.randomly(ms), func() {
+	w.at(n.clock.span(w.timing.Interval)+w.randomly(ms), func() {
 		if n.core == core {
 			w.beat(n)
 		}
@@ -25,7 +25,11 @@ func (w *world) beat(n *simNode) {
 	w.whenAwake(n, func() {
 		w.tellOutside(n)
 		if !n.blocked && len(n.backlog) == 0 { // the loop's own timer
-			w.say(n)
+			w.inTurn(n, func() {
+				if !n.blocked {
+					w.say(n)
+				}
+			})
 		}
 		w.beacon(n)
 	})
@@ -47,7 +51,7 @@ func (w *world) whenAwake(n *simNode, do func()) {
 
 // say gives the herald the core's word.
 func (w *world) say(n *simNode) {
-	news, drop := n.herald.Say(w.now, n.core.Bulletin())
+	news, drop := n.herald.Say(w.time(n), n.core.Bulletin())
 	if drop {
 		w.setLease(n, 0)
 	}
@@ -74,10 +78,10 @@ func (w *world) kick(n *simNode) {
 
 func (w *world) beacon(n *simNode) {
 	var b Beacon
-	n.herald.Attend(w.now, len(n.unread) == 0)
-	marked, ok := n.herald.Beacon(w.now, &b)
+	n.herald.Attend(w.time(n), len(n.unread) == 0)
+	marked, ok := n.herald.Beacon(w.time(n), &b)
 	if marked && n.lease > w.now {
-		w.setLease(n, w.now+w.kernelTime(w.timing.L))
+		w.setLease(n, w.now+n.clock.span(w.kernelTime(w.timing.L)))
 	}
 	w.tend(n)
 	if !ok {
@@ -93,15 +97,15 @@ func (w *world) retire(n *simNode) {
 		return
 	}
 	if w.rng.IntN(2) == 0 {
-		n.herald.Retire(w.now)
+		n.herald.Retire(w.time(n))
 		w.beacon(n)
 		return
 	}
 	herald := n.herald
 	for k := range w.rng.IntN(int(w.timing.D / w.timing.Interval)) {
-		w.at(Time(k)*w.timing.Interval, func() {
+		w.at(Time(k)*n.clock.span(w.timing.Interval), func() {
 			var b Beacon
-			if _, ok := herald.Beacon(w.now, &b); ok {
+			if _, ok := herald.Beacon(w.time(n), &b); ok {
 				w.send(n, &b)
 			}
 		})
@@ -111,7 +115,7 @@ func (w *world) retire(n *simNode) {
 // send carries a beacon to whom it may concern.
 func (w *world) send(n *simNode, b *Beacon) {
 	w.recordBeacon(b)
-	unicast := n.herald.AppendUnicast(nil, w.now)
+	unicast := n.herald.AppendUnicast(nil, w.time(n))
 	for _, to := range w.nodes {
 		if to == n || to.core == nil {
 			continue
@@ -140,7 +144,7 @@ func (w *world) carry(from, to *simNode, medium Medium, b *Beacon) {
 					if to.accepts(from) {
 						w.hear(to, medium, b)
 					} else {
-						w.hearOutside(to, from.address(), b)
+						w.hearOutside(to, from, b)
 					}
 				})
 			})
@@ -174,7 +178,7 @@ func (w *world) read(n *simNode, hear func()) {
 }
 
 func (w *world) hear(n *simNode, medium Medium, b *Beacon) {
-	heed := n.herald.Hear(w.now, medium, b)
+	heed := n.herald.Hear(w.time(n), medium, b)
 	if heed.Drop {
 		w.log("%s: %s holds it dead, the lease is dropped", n.name, b.Name)
 		w.setLease(n, 0)
@@ -188,26 +192,26 @@ func (w *world) hear(n *simNode, medium Medium, b *Beacon) {
 // tend passes on what the herald has to tell, and has a missing lease armed.
 func (w *world) tend(n *simNode) {
 	core := n.core
-	for _, ev := range n.herald.Events(w.now) {
+	for _, ev := range n.herald.Events(w.time(n)) {
 		w.at(ms/20, func() {
 			if n.core == core {
 				w.step(n, ev)
 			}
 		})
 	}
-	if at := n.herald.Deadline(w.now); at < w.now+w.timing.Interval/2 && !n.tending {
+	if at := n.herald.Deadline(w.time(n)); at < w.time(n)+w.timing.Interval/2 && !n.tending {
 		n.tending = true
-		w.at(at-w.now, func() {
+		w.at(n.clock.there(at)-w.now, func() {
 			n.tending = false
 			if n.core == core {
 				w.whenAwake(n, func() {
-					n.herald.Attend(w.now, len(n.unread) == 0)
+					n.herald.Attend(w.time(n), len(n.unread) == 0)
 					w.tend(n)
 				})
 			}
 		})
 	}
-	if _, ok := n.herald.ArmBy(w.now); ok && !n.arming {
+	if _, ok := n.herald.ArmBy(w.time(n)); ok && !n.arming {
 		n.arming = true
 		w.at(w.randomly(ms/2), func() { w.arm(n, core) })
 	}
@@ -224,7 +228,7 @@ func (w *world) arm(n *simNode, core *Core) {
 		w.at(n.stalled-w.now, func() { w.arm(n, core) })
 		return
 	}
-	began := w.now
+	began := w.time(n)
 	by, ok := n.herald.ArmBy(began)
 	if !ok {
 		n.arming = false
@@ -232,12 +236,13 @@ func (w *world) arm(n *simNode, core *Core) {
 	}
 	w.at(w.net.commit(w.rng), func() {
 		n.arming = false
-		if n.core != core || w.now > by || n.unarmable {
+		if n.core != core || w.time(n) > by || n.unarmable {
 			return
 		}
-		w.setLease(n, w.now+w.kernelTime(w.timing.ArmFor()))
+		w.rewrite(n)
+		w.setLease(n, w.now+n.clock.span(w.kernelTime(w.timing.ArmFor())))
 		w.whenAwake(n, func() {
-			n.herald.Armed(w.now, began)
+			n.herald.Armed(w.time(n), began)
 			w.kick(n)
 			w.tend(n)
 		})

@@ -136,7 +136,7 @@ func (w *world) noteServers() {
 	for service := range w.servedSince {
 		served := slices.ContainsFunc(w.nodes, func(n *simNode) bool {
 			return n.steadyAt > 0 && w.now >= n.steadyAt+time.Second &&
-				!n.core.unfit[service] && w.now >= n.core.lastVoluntary+time.Second
+				!n.core.unfit[service] && w.time(n) >= n.core.lastVoluntary+time.Second
 		})
 		if !served {
 			w.servedSince[service] = 0

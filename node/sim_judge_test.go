@@ -2,9 +2,9 @@ package node
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
-	"time"
 )
 
 // judge is what the simulator knows of who hears whom, to judge by while faults last.
@@ -221,33 +221,26 @@ func (w *world) standings() string {
 	return strings.Join(list, ", ")
 }
 
-// awaitServed lets time pass and returns what is wrong with the slots' owners when 5 s are
-// over, and what goes wrong after that for longer than a death takes; "": nothing.
-func (w *world) awaitServed(within, until Time) string {
-	end := w.now + until
-	w.run(within)
-	lost := w.unserved()
-	since := w.now
-	if len(lost) > 0 {
-		w.run(w.timing.D) // another node may have died by right just now
-		lost = both(lost, w.unserved())
-	}
-	for len(lost) == 0 && w.now < end {
-		w.run(w.timing.D / 2)
-		now := w.unserved()
-		if len(now) == 0 {
-			since = w.now
-		} else if w.now-since > time.Second {
-			lost = now
+// awaitServed lets time pass and returns what is wrong with the slots' owners: those that
+// nobody serves for longer than patience, at one moment or later; "": nothing.
+func (w *world) awaitServed(from, until, patience Time) string {
+	began := w.now
+	since := map[Slot]Time{}
+	w.run(from - patience)
+	for w.now < began+until {
+		w.run(w.timing.D / 4)
+		unserved := w.unserved()
+		maps.DeleteFunc(since, func(slot Slot, _ Time) bool { return !slices.Contains(unserved, slot) })
+		for _, slot := range unserved {
+			if since[slot] == 0 {
+				since[slot] = w.now
+			}
+		}
+		for _, slot := range unserved {
+			if w.now-since[slot] > patience {
+				return fmt.Sprintf("%d buckets are served by nobody, bucket %d for over %v; %s", len(unserved), slot, patience, w.standings())
+			}
 		}
 	}
-	if len(lost) == 0 {
-		return ""
-	}
-	return fmt.Sprintf("%d buckets are served by nobody; %s", len(lost), w.standings())
-}
-
-// both are the slots in both lists.
-func both(a, b []Slot) []Slot {
-	return slices.DeleteFunc(slices.Clone(a), func(s Slot) bool { return !slices.Contains(b, s) })
+	return ""
 }

@@ -11,6 +11,18 @@ type lasting struct {
 	do   func(w *world)
 }
 
+// troubled is what may be wrong with a node, or special, for as long as a test wants.
+type troubled struct {
+	clock     simClock       // of its machine
+	format    int            // that it speaks and reads: who has another does not understand it
+	late      Time           // what its loop takes at most until it gets to an event
+	inbox     []func()       // what waits for the loop, if it is late
+	fails     float64        // the share of commits that its kernel refuses
+	forgets   float64        // the share of commits that it makes, and whose answer is lost
+	before    map[Slot]State // what those have changed, as the filter believes it is
+	unarmable bool           // its kernel does not arm the lease
+}
+
 // fourth is the node n3; in a smaller world n0.
 func (w *world) fourth() *simNode { return w.nodes[3%w.started] }
 
@@ -49,28 +61,149 @@ func (w *world) cutPair(a, b int, listed bool) {
 // lastingFaults are of n1, or between n1 and n2.
 var lastingFaults = []lasting{
 	{"no fault", func(*world) {}},
+
+	// Two that do not hear each other.
 	{"n1 and n2 cut, gossip has lost them", func(w *world) { w.cutPair(1, 2, false) }},
 	{"n1 and n2 cut, still members", func(w *world) { w.cutPair(1, 2, true) }},
 	{"n1 to n2 cut", func(w *world) { w.cut[[2]int{1, 2}] = true; w.gossipAll() }},
-	{"messages n1 to n2 lost", func(w *world) { w.dropPair(1, 2) }},
-	{"messages n1 and n2 lost", func(w *world) { w.dropPair(1, 2); w.dropPair(2, 1) }},
-	{"messages of n1 lost", func(w *world) {
-		w.drop(func(from, _ *simNode, _ *Message) bool { return from.index == 1 })
-	}},
-	{"kernel of n1 refuses", func(w *world) { w.nodes[1].refuses = true }},
-	{"kernel of n1 takes 2 s", func(w *world) { w.nodes[1].slow = 2 * time.Second }},
-	{"n1 cannot arm", func(w *world) {
-		w.nodes[1].unarmable = true
-		w.stall(w.nodes[1], w.timing.D*95/100)
-	}},
-	{"gossip of n1 cut", func(w *world) { w.cutGossip(w.nodes[1]) }},
+	{"beacons n1 and n2 lost", func(w *world) { w.deafen(1, 2); w.deafen(2, 1) }},
+	{"beacons n1 to n2 lost", func(w *world) { w.deafen(1, 2) }},
 	{"wire n1 and n2 cut", func(w *world) { w.wireCut[[2]int{1, 2}], w.wireCut[[2]int{2, 1}] = true, true }},
+
+	// One that others do not hear, or that does not hear them.
+	{"nobody hears n1", func(w *world) { w.mute(1) }},
+	{"nobody hears n1, its messages are lost", func(w *world) { w.mute(1); w.drop(fromNode(1)) }},
+	{"nobody but n0 hears n1", func(w *world) { w.mute(1, 0) }},
+	{"n1 hears nobody", func(w *world) { w.deafenAll(1) }},
+	{"n1 hears nobody but n0", func(w *world) { w.deafenAll(1, 0) }},
+	{"all beacons of n1 lost, in and out", func(w *world) { w.mute(1); w.deafenAll(1) }},
+	{"n1 is cut off", func(w *world) { w.partition(1) }},
+	{"nobody hears n1 on the wire", func(w *world) { w.cutWireOf(1, true, false) }},
+	{"n1 hears nobody on the wire", func(w *world) { w.cutWireOf(1, false, true) }},
+	{"wire of n1 cut", func(w *world) { w.cutWireOf(1, true, true) }},
+	{"wire of all cut", func(w *world) {
+		for i := range w.nodes {
+			w.cutWireOf(i, true, true)
+		}
+	}},
 	{"unicast of n1 cut", func(w *world) {
 		for i := range w.nodes {
 			w.unicastCut[[2]int{1, i}], w.unicastCut[[2]int{i, 1}] = true, true
 		}
 	}},
+	{"gossip of n1 cut", func(w *world) { w.cutGossip(w.nodes[1]) }},
 	{"a quarter of beacons lost", func(w *world) { w.beaconLoss = 0.25 }},
+
+	// Messages that do not arrive.
+	{"messages n1 to n2 lost", func(w *world) { w.dropPair(1, 2) }},
+	{"messages n1 and n2 lost", func(w *world) { w.dropPair(1, 2); w.dropPair(2, 1) }},
+	{"messages of n1 lost", func(w *world) { w.drop(fromNode(1)) }},
+	{"messages to n1 lost", func(w *world) { w.drop(toNode(1)) }},
+	{"messages of n1 lost, in and out", func(w *world) { w.drop(fromNode(1)); w.drop(toNode(1)) }},
+	{"large messages of n1 lost", func(w *world) { w.drop(sized(fromNode(1), true)) }},
+	{"small messages of n1 lost", func(w *world) { w.drop(sized(fromNode(1), false)) }},
+	{"large messages of all lost", func(w *world) { w.drop(sized(anyNode, true)) }},
+	{"a third of messages lost", func(w *world) { w.drop(func(_, _ *simNode, _ *Message) bool { return w.rng.IntN(3) == 0 }) }},
+
+	// Kernels that do not do what they are told to.
+	{"kernel of n1 refuses", func(w *world) { w.nodes[1].refuses = true }},
+	{"kernel of n1 refuses every third commit", func(w *world) { w.nodes[1].fails = 0.33 }},
+	{"kernel of n1 loses half of its answers", func(w *world) { w.nodes[1].forgets = 0.5 }},
+	{"kernel of n1 loses all answers", func(w *world) { w.nodes[1].forgets = 1 }},
+	{"kernel of n1 takes 2 s", func(w *world) { w.nodes[1].slow = 2 * time.Second }},
+	{"kernels of all take 300 ms", func(w *world) { w.eachNode(func(n *simNode) { n.slow = 300 * ms }) }},
+	{"kernels of all refuse", func(w *world) { w.eachNode(func(n *simNode) { n.refuses = true }) }},
+	{"n1 cannot arm", func(w *world) { w.disarm(w.nodes[1]) }},
+	{"n1 and n2 cannot arm", func(w *world) { w.disarm(w.nodes[1]); w.disarm(w.nodes[2]) }},
+
+	// Processes and clocks.
+	{"loop of n1 is up to 150 ms late", func(w *world) { w.nodes[1].late = 150 * ms }},
+	{"loop of n1 is up to 1 s late", func(w *world) { w.nodes[1].late = time.Second }},
+	{"loop of n1 hangs now and then", func(w *world) { w.hangs(w.nodes[1], 600*ms, 1500*ms) }},
+	{"n1 stalls now and then", func(w *world) { w.stalls(w.nodes[1], w.timing.D*95/100, 800*ms) }},
+	{"clocks 5 % apart", func(w *world) { w.drift(w.nodes[1], 0.025); w.drift(w.nodes[2], -0.025) }},
+
+	// A program of another version.
+	{"n1 cannot be understood", func(w *world) {
+		w.stop(w.nodes[1], false)
+		w.nodes[1].format = 1
+		w.at(time.Second, func() { w.start(w.nodes[1]) })
+	}},
+}
+
+func anyNode(_, _ *simNode, _ *Message) bool { return true }
+
+func fromNode(i int) func(from, to *simNode, m *Message) bool {
+	return func(from, _ *simNode, _ *Message) bool { return from.index == i }
+}
+
+func toNode(i int) func(from, to *simNode, m *Message) bool {
+	return func(_, to *simNode, _ *Message) bool { return to.index == i }
+}
+
+// simDatagram is the size from which on a message goes by TCP: it is small, as the sets are.
+const simDatagram = 320
+
+// sized are the large ones of those messages, or the others.
+func sized(which func(from, to *simNode, m *Message) bool, large bool) func(from, to *simNode, m *Message) bool {
+	return func(from, to *simNode, m *Message) bool {
+		return which(from, to, m) && (len(m.Encode()) > simDatagram) == large
+	}
+}
+
+// mute lets nobody hear the beacons of a node, on any medium, but those.
+func (w *world) mute(i int, but ...int) {
+	for j := range w.nodes {
+		if !slices.Contains(but, j) {
+			w.deafen(i, j)
+		}
+	}
+}
+
+// deafenAll lets a node hear no beacons but of those.
+func (w *world) deafenAll(i int, but ...int) {
+	for j := range w.nodes {
+		if !slices.Contains(but, j) {
+			w.deafen(j, i)
+		}
+	}
+}
+
+// cutWireOf cuts the wire of a node, out of it, into it, or both.
+func (w *world) cutWireOf(i int, out, in bool) {
+	for j := range w.nodes {
+		if out {
+			w.wireCut[[2]int{i, j}] = true
+		}
+		if in {
+			w.wireCut[[2]int{j, i}] = true
+		}
+	}
+}
+
+func (w *world) eachNode(do func(n *simNode)) {
+	for _, n := range w.nodes {
+		do(n)
+	}
+}
+
+// disarm lets a node lose its lease, and its kernel arm none.
+func (w *world) disarm(n *simNode) {
+	n.unarmable = true
+	w.stall(n, w.timing.D*95/100)
+}
+
+// hangs lets the core of a node make no progress for a while, again and again.
+func (w *world) hangs(n *simNode, span, every Time) {
+	n.blocked = true
+	w.at(span, func() { n.blocked = false })
+	w.at(every, func() { w.hangs(n, span, every) })
+}
+
+// stalls stops a node's process for a while, again and again.
+func (w *world) stalls(n *simNode, span, every Time) {
+	w.stall(n, span)
+	w.at(every, func() { w.stalls(n, span, every) })
 }
 
 func wants(node func(w *world) *simNode, want WishKind, weight int) func(w *world) {

@@ -70,7 +70,7 @@ func (w *world) transmit(n *simNode, e Send) {
 	if w.intercept != nil {
 		f = w.intercept(n, to, e.Message)
 	}
-	if f.lost || w.dropped(n, to, e.Message) {
+	if f.lost || n.format != to.format || w.dropped(n, to, e.Message) {
 		return
 	}
 	m := w.coded(n, e.Message)
@@ -186,6 +186,10 @@ func (w *world) gossip(n, p *simNode) {
 				return
 			}
 			n.sees[p.index] = p.boot
+			if n.format != p.format { // its metadata says so
+				w.step(n, PeerDead{Name: p.name})
+				return
+			}
 			w.step(n, PeerAlive{
 				Incarnation: Incarnation{p.name, p.boot}, Address: p.address().String(), SpecRevision: p.revision, SpecDigest: uint64(p.revision),
 			})

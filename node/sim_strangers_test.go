@@ -20,23 +20,34 @@ func (n *simNode) ring() []int {
 	return n.keys
 }
 
-// accepts says whether it has the key that the other one signs with.
-func (n *simNode) accepts(from *simNode) bool { return slices.Contains(n.ring(), from.ring()[0]) }
+// accepts says whether it has the key that the other one signs with, and reads its format.
+func (n *simNode) accepts(from *simNode) bool { return n.knows(from) && n.format == from.format }
+
+// knows says whether it has that key.
+func (n *simNode) knows(from *simNode) bool { return slices.Contains(n.ring(), from.ring()[0]) }
 
 // shareKey says whether gossip can pass between two nodes.
 func (w *world) shareKey(a, b int) bool {
-	return w.nodes[a].accepts(w.nodes[b]) && w.nodes[b].accepts(w.nodes[a])
+	return w.nodes[a].knows(w.nodes[b]) && w.nodes[b].knows(w.nodes[a])
 }
 
-// hearOutside takes a beacon that no key of the node makes.
-func (w *world) hearOutside(n *simNode, from netip.Addr, b *Beacon) {
-	n.outside.Hear(w.now, from, BeaconHead{Format: 1, Nonce: b.Nonce, Seq: b.Seq, Serves: b.Phase != Joining}, DiffersKey)
+// hearOutside takes a beacon that no key of the node makes, or that it cannot read.
+func (w *world) hearOutside(n, from *simNode, b *Beacon) {
+	var differs Difference
+	if !n.knows(from) {
+		differs = DiffersKey
+	}
+	if n.format != from.format {
+		differs |= DiffersFormat
+	}
+	head := BeaconHead{Format: uint8(1 + from.format), Nonce: b.Nonce, Seq: b.Seq, Serves: b.Phase != Joining}
+	n.outside.Hear(w.time(n), from.address(), head, differs)
 	w.tellOutside(n)
 }
 
 // tellOutside tells the core who is a stranger, when that has changed.
 func (w *world) tellOutside(n *simNode) {
-	if list := n.outside.List(w.now); !slices.Equal(list, n.heardOf) {
+	if list := n.outside.List(w.time(n)); !slices.Equal(list, n.heardOf) {
 		n.heardOf = list
 		core := n.core
 		w.at(ms/20, func() {
@@ -71,7 +82,7 @@ func (w *world) forge(last byte, every, span Time, serves bool) {
 	var send func()
 	send = func() {
 		for _, n := range w.up() {
-			n.outside.Hear(w.now, from, BeaconHead{Format: 1, Nonce: boot, Seq: SeqAt(w.now), Serves: serves}, DiffersKey)
+			n.outside.Hear(w.time(n), from, BeaconHead{Format: 1, Nonce: boot, Seq: SeqAt(w.now), Serves: serves}, DiffersKey)
 			w.tellOutside(n)
 		}
 		if w.now+every < end {

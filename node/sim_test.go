@@ -3,7 +3,9 @@ package node
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,14 +66,14 @@ type simNode struct {
 	boot   uint64       // nonce of the running process
 	wake   uint64       // number of the wake-up that counts
 
-	keys           []int          // of its ring: the first signs, all are accepted; none: the cluster's
-	outside        *Strangers     // whom it hears of other keys
-	heardOf        []Stranger     // as its core knows them
-	revision       int            // of the spec that it runs
-	deaf           bool           // its port does not forward: nobody answers on the wire
+	keys     []int      // of its ring: the first signs, all are accepted; none: the cluster's
+	outside  *Strangers // whom it hears of other keys
+	heardOf  []Stranger // as its core knows them
+	revision int        // of the spec that it runs
+	deaf     bool       // its port does not forward: nobody answers on the wire
+	troubled
 	refuses        bool           // its kernel takes no commits
 	refusesChanges bool           // it takes those that change nothing
-	unarmable      bool           // its kernel does not arm the lease
 	slow           Time           // what a commit takes, if not the network's time
 	fit            []bool         // what its health checks find, by service
 	saved          Save           // on disk
@@ -208,8 +210,43 @@ func (w *world) run(d Time) {
 // randomly returns a time below the limit.
 func (w *world) randomly(limit Time) Time { return Time(w.rng.Int64N(int64(limit))) }
 
-// step gives a node an event and carries out the effects.
+// step gives a node an event, once its loop gets to it.
 func (w *world) step(n *simNode, ev Event) {
+	if n.core != nil {
+		w.inTurn(n, func() { w.handle(n, ev) })
+	}
+}
+
+// inTurn is the loop: it does one thing after the other, and may be late.
+func (w *world) inTurn(n *simNode, do func()) {
+	if n.late == 0 && len(n.inbox) == 0 {
+		do()
+		return
+	}
+	if n.inbox = append(n.inbox, do); len(n.inbox) == 1 {
+		w.turn(n)
+	}
+}
+
+// turn is when the loop next gets to what waits: it takes all that is there.
+func (w *world) turn(n *simNode) {
+	core := n.core
+	w.at(ms/20+w.randomly(n.late+1), func() {
+		if n.core != core {
+			return
+		}
+		batch := n.inbox
+		n.inbox = nil
+		for _, do := range batch {
+			if n.core == core {
+				do()
+			}
+		}
+	})
+}
+
+// handle carries out what the core makes of an event.
+func (w *world) handle(n *simNode, ev Event) {
 	if n.core == nil {
 		return
 	}
@@ -218,7 +255,7 @@ func (w *world) step(n *simNode, ev Event) {
 		w.later(n, ev)
 		return
 	}
-	for _, e := range core.Step(w.now, ev) {
+	for _, e := range core.Step(w.time(n), ev) {
 		switch e := e.(type) {
 		case Commit:
 			w.log("%s commits %d changes (%d)", n.name, len(e.Changes), e.ID)
@@ -228,7 +265,7 @@ func (w *world) step(n *simNode, ev Event) {
 		case Attach:
 			w.at(ms, func() {
 				if n.core == core {
-					n.herald.Attached(w.now)
+					n.herald.Attached(w.time(n))
 					w.step(n, Attached{})
 				}
 			})
@@ -247,7 +284,7 @@ func (w *world) step(n *simNode, ev Event) {
 		case ListFlows:
 			w.listFlows(n, e)
 		case Know:
-			n.herald.Know(w.now, e.Incarnation)
+			n.herald.Know(w.time(n), e.Incarnation)
 		case Forget:
 			n.herald.Forget(e.Incarnation, e.Gone)
 		case AskVIP:
@@ -267,13 +304,13 @@ func (w *world) step(n *simNode, ev Event) {
 	n.lastOne = core.phase.Going() && (n.lastOne || !core.hasHeir(rankHolding))
 	n.forlorn = n.lastOne && (n.forlorn || !core.hasHeir(rankHolding) && !core.awaitsHeir())
 	at := core.Deadline()
-	if at <= w.now {
-		w.fault("invariant 5: %s wants to be woken at %v, and it is %v: it would spin", n.name, at, w.now)
+	if at <= w.time(n) {
+		w.fault("invariant 5: %s wants to be woken at %v, and it is %v: it would spin", n.name, at, w.time(n))
 		return
 	}
 	n.wake++
 	wake := n.wake
-	w.at(at-w.now, func() {
+	w.at(n.clock.there(at)-w.now, func() {
 		if n.core == core && n.wake == wake {
 			w.step(n, Tick{})
 		}
@@ -317,7 +354,7 @@ func (w *world) startCommit(n *simNode, c Commit) {
 		if n.core != core {
 			return // the process died, and the transaction with it
 		}
-		if n.refuses || n.refusesChanges && !c.Probe || w.rng.Float64() < w.net.commitFail {
+		if n.refuses || n.refusesChanges && !c.Probe || w.rng.Float64() < max(w.net.commitFail, n.fails) {
 			w.log("%s: the kernel refuses commit %d", n.name, c.ID)
 			w.step(n, Committed{ID: c.ID, Err: errors.New("simulated refusal")})
 			return
@@ -325,12 +362,50 @@ func (w *world) startCommit(n *simNode, c Commit) {
 		if !c.Cut.Empty() {
 			w.cutFlows(n, c.Cut)
 		}
+		lost := n.forgets > 0 && w.rng.Float64() < n.forgets
+		w.rewrite(n)
 		for _, ch := range c.Changes {
-			w.set(n, ch.Service*w.buckets+ch.Bucket, ch.State)
+			slot := ch.Service*w.buckets + ch.Bucket
+			if lost {
+				n.before[slot] = n.states[slot]
+			}
+			w.set(n, slot, ch.State)
+		}
+		if lost {
+			w.loseAnswer(n, c)
+			return
 		}
 		w.relist(n, c)
 		w.step(n, Committed{ID: c.ID})
 	})
+}
+
+// loseAnswer: the kernel has made a commit, and its answer is lost, again and again. The
+// lease is dropped, or if that fails as well waited for until it has run out, and then
+// the core is told that nothing has changed.
+func (w *world) loseAnswer(n *simNode, c Commit) {
+	w.log("%s: the kernel's answer to commit %d is lost", n.name, c.ID)
+	until := n.lease
+	if w.rng.IntN(2) == 0 {
+		w.setLease(n, 0)
+		until = 0
+	}
+	core := n.core
+	n.herald.Lapse(w.time(n))
+	w.at(max(until-w.now, 0), func() {
+		if n.core == core {
+			w.tend(n)
+			w.step(n, Committed{ID: c.ID, Err: errors.New("simulated loss of an answer")})
+		}
+	})
+}
+
+// rewrite makes the kernel what the filter believes it is, after an answer was lost.
+func (w *world) rewrite(n *simNode) {
+	for _, slot := range slices.Sorted(maps.Keys(n.before)) {
+		w.set(n, slot, n.before[slot])
+	}
+	clear(n.before)
 }
 
 // start boots a node's process.
@@ -340,7 +415,7 @@ func (w *world) start(n *simNode) {
 	}
 	n.boot = w.rng.Uint64() | 1
 	w.recordBoot(n)
-	n.stalled, n.backlog, n.starved, n.unread = 0, nil, 0, nil
+	n.stalled, n.backlog, n.starved, n.unread, n.inbox, n.before = 0, nil, 0, nil, nil, map[Slot]State{}
 	services := make([]Service, w.services)
 	for i := range services {
 		services[i] = Service{Name: fmt.Sprintf("s%d", i), Checked: w.checked, Linger: true, LingerAll: w.wholes}
