@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 	"unicode"
@@ -45,11 +44,14 @@ type program struct {
 
 // run is one process of it.
 type run struct {
-	pid    atomic.Int32 // 0: it has not been started yet
 	ended  chan struct{}
-	late   atomic.Bool // it was killed
 	output tail
 	err    error // once it has ended
+
+	mu     sync.Mutex
+	pid    int  // 0: it has not been started yet
+	reaped bool // or is about to be: the number may be another process's
+	late   bool // it is killed, or will be when it is started
 }
 
 // probe is one try. It never waits for a process that cannot be killed, as one that hangs
@@ -71,10 +73,7 @@ func (p *program) probe(ctx context.Context) error {
 		return r.err
 	case <-ctx.Done():
 	}
-	r.late.Store(true)
-	if pid := int(r.pid.Load()); pid > 0 {
-		killGroup(pid)
-	}
+	r.kill()
 	grace := time.NewTimer(killGrace)
 	defer grace.Stop()
 	select {
@@ -97,17 +96,13 @@ func (r *run) do(command []string, timeout time.Duration) {
 		r.err = fmt.Errorf("not started: %w", startError(err))
 		return
 	}
-	// The group is killed while its leader is not yet reaped: until then nobody
+	// The group is killed only while its leader is not yet reaped: until then nobody
 	// else can have got its number.
 	pid := cmd.Process.Pid
-	r.pid.Store(int32(pid))
-	if r.late.Load() { // it was to be killed before there was anybody to kill
-		killGroup(pid)
-	}
+	r.started(pid)
 	beOrdinary(pid)
 	waitEnded(pid)
-	late := r.late.Load()
-	killGroup(pid)
+	late := r.reap()
 	// The exit code decides, not Wait's error: that may also be about an output
 	// held open by somebody who left the group.
 	err := cmd.Wait()
@@ -124,9 +119,41 @@ func (r *run) do(command []string, timeout time.Duration) {
 	}
 }
 
+// started takes the number of the process, and kills it if that was asked for before.
+func (r *run) started(pid int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pid = pid
+	if r.late {
+		killGroup(pid)
+	}
+}
+
+// kill ends the process and what it has started, as soon as it is there.
+func (r *run) kill() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.late = true
+	if r.pid > 0 && !r.reaped {
+		killGroup(r.pid)
+	}
+}
+
+// reap ends what the process, which has ended, has left behind. From then on its number
+// is not used any more, and it may be waited for. It reports whether it was killed.
+func (r *run) reap() (late bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	killGroup(r.pid)
+	r.reaped = true
+	return r.late
+}
+
 // stuck says what is known of a process that was killed and does not end.
 func (r *run) stuck(timeout time.Duration) error {
-	pid := r.pid.Load()
+	r.mu.Lock()
+	pid := r.pid
+	r.mu.Unlock()
 	if pid == 0 {
 		return fmt.Errorf("not started within %v: reading the program hangs", timeout)
 	}

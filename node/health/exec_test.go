@@ -3,9 +3,11 @@ package health
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -143,5 +145,39 @@ func TestExecIsKilledAsOthersAreWhenMemoryRunsOut(t *testing.T) {
 	r := &run{ended: make(chan struct{})}
 	if r.do([]string{"sh", "-c", "sleep 0.3; exit $(cat /proc/self/oom_score_adj)"}, time.Minute); r.err != nil {
 		t.Errorf("at oom_score_adj %v", r.err)
+	}
+}
+
+// The number of a process that has been waited for may be another's: nobody is killed by it.
+func TestExecKillsNobodyElse(t *testing.T) {
+	other := exec.Command("sleep", "60")
+	other.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- other.Wait() }()
+	r := &run{ended: make(chan struct{})}
+	r.do([]string{"true"}, time.Second)
+	if r.err != nil || !r.reaped {
+		t.Fatalf("%v, reaped %t", r.err, r.reaped)
+	}
+	r.pid = other.Process.Pid // the number has been given anew
+	r.kill()
+	select {
+	case err := <-ended:
+		t.Errorf("another process has ended: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	// One that is started only after its time is over ends all the same.
+	late := &run{ended: make(chan struct{})}
+	late.kill()
+	late.do([]string{"sleep", "60"}, time.Second)
+	if late.err == nil || late.err.Error() != "killed after 1s" {
+		t.Errorf("%v", late.err)
+	}
+	killGroup(other.Process.Pid)
+	if err := <-ended; err == nil {
+		t.Error("the other process has ended by itself")
 	}
 }
