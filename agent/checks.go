@@ -59,7 +59,7 @@ func (a *agent) misled(ctx context.Context) (lines []string) {
 	}
 	for _, m := range monitors {
 		if m != nil {
-			lines = append(lines, m.Misled(a.cfg.Spec.VIPs)...)
+			lines = append(lines, a.misledBy(m, a.cfg.Spec.VIPs)...)
 		}
 	}
 	return lines

@@ -20,8 +20,14 @@ func TestMisledCheckIsAProblem(t *testing.T) {
 	monitors, err := newMonitors(r.cfg.Spec, r.log.logger())
 	must(t, err)
 	r.monitors = monitors
-	r.start()
 	const words = "passes, and nobody listens on 127.0.0.9:"
+	r.misledBy = func(m *health.Monitor, vips []netip.Addr) []string {
+		if m != monitors[0] || len(vips) != 1 {
+			t.Errorf("asked about %v and %v", m, vips)
+		}
+		return []string{"the check " + words + "80"}
+	}
+	r.start()
 	r.problem(t, true, words)
 	r.ask(t, func(l *loop) {
 		texts, _ := l.problems(l.core.Snapshot(), measures{}).texts()

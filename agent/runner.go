@@ -14,6 +14,7 @@ import (
 	"github.com/peervip/peervip/gossip"
 	"github.com/peervip/peervip/hashring"
 	"github.com/peervip/peervip/nft"
+	"github.com/peervip/peervip/node/health"
 	"github.com/peervip/peervip/node/link"
 )
 
@@ -162,7 +163,7 @@ func (r *runner) live(ctx context.Context) (began bool, err error) {
 		cfg: cfg, opts: opts, loop: l, wire: wire, asker: wire, cluster: cluster, monitors: monitors, control: r.control,
 		// Flows of an earlier life do not wait for the better part of a second.
 		attach: attaching(wire, r.attached), mac: r.mac, layout: r.layout, live: nft.NewWatch(spec).Live, look: lookPeriod, started: r.waiting.started,
-		conntrack: nft.ReadConntrack, waiting: r.waiting,
+		conntrack: nft.ReadConntrack, misledBy: (*health.Monitor).Misled, waiting: r.waiting,
 	}
 	l.kernel.cut = cutFlows(cfg, r.layout)
 	a.pick = func(protocols []uint8, slots hashring.Set, most int) (map[int][]nft.Flow, int, error) {

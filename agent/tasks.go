@@ -62,6 +62,7 @@ type agent struct {
 	cluster  cluster
 	monitors []*health.Monitor // to begin with, by service; nil where nothing is checked
 	checks   checks
+	misledBy func(*health.Monitor, []netip.Addr) []string // asks the kernel
 	control  *control
 	asker    asker
 	attach   func(context.Context) error // brings the VIPs up; one call at a time

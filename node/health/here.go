@@ -100,7 +100,9 @@ func (c Check) refusedHere(err error) bool {
 
 // Misled names the checks that pass at an address of this host, while nobody listens at
 // their port on an address of the VIPs, which is here too: its clients are refused all the
-// same. Each is one line with the cure.
+// same. A check may have a port of its own, beside those that clients come to: it is not
+// named where the program that answers it listens on the VIP at another one. Each is one
+// line with the cure.
 func (m *Monitor) Misled(vips []netip.Addr) (lines []string) {
 	for i, r := range m.Results() {
 		to, ok := m.checks[i].asks()
@@ -112,7 +114,10 @@ func (m *Monitor) Misled(vips []netip.Addr) (lines []string) {
 		}
 		for _, vip := range vips {
 			at := netip.AddrPortFrom(vip, to.Port())
-			if listens, err := Listens(at); vip.Is4() == to.Addr().Is4() && isHere(vip) && err == nil && !listens {
+			if listens, err := Listens(at); vip.Is4() != to.Addr().Is4() || !isHere(vip) || err != nil || listens {
+				continue
+			}
+			if all, err := m.listeners(); err == nil && !hasItsOwnPort(all, to, vip) {
 				lines = append(lines, fmt.Sprintf("the check %s passes, and nobody listens on %s, so clients are refused: let the server listen there or on all addresses, and check the VIP", r.Check, at))
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -212,6 +213,8 @@ func TestMisledCheck(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Whatever else listens on the host of the tests.
+	m.listeners = func() ([]listener, error) { return nil, nil }
 	if lines := m.Misled([]netip.Addr{vip}); len(lines) > 0 {
 		t.Errorf("before any check has passed: %q", lines)
 	}
@@ -224,8 +227,60 @@ func TestMisledCheck(t *testing.T) {
 	if len(lines) != 1 || !strings.Contains(lines[0], netip.AddrPortFrom(vip, portOf(one)).String()) {
 		t.Errorf("%q", lines)
 	}
+	// The program listens on the VIP at another port: the one that is asked is for checks.
+	m.listeners = listeners
+	if lines := m.Misled([]netip.Addr{vip}); len(lines) > 0 {
+		t.Errorf("a check with a port of its own: %q", lines)
+	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+func TestListeners(t *testing.T) {
+	var want []netip.AddrPort
+	for network, address := range map[string]string{"tcp4": "127.0.0.9:0", "tcp6": "[::1]:0"} {
+		want = append(want, netip.MustParseAddrPort(listenOn(t, network, address).Addr().String()))
+	}
+	v6 := listenOn(t, "tcp6", "[::]:0")
+	want = append(want, netip.AddrPortFrom(netip.IPv6Unspecified(), portOf(v6)))
+	all, err := listeners()
+	if err != nil {
+		t.Fatal(err)
+	}
+	programs := map[uint64]bool{}
+	for _, at := range want {
+		i := slices.IndexFunc(all, func(l listener) bool { return l.at == at })
+		if i < 0 {
+			t.Fatalf("nobody listens at %s: %v", at, all)
+		}
+		programs[all[i].program] = true
+	}
+	if len(programs) != 1 {
+		t.Errorf("this process is %d programs", len(programs))
+	}
+}
+
+// TestACheckWithAPortOfItsOwn: its program's other listeners decide.
+func TestACheckWithAPortOfItsOwn(t *testing.T) {
+	asked, vip := netip.MustParseAddrPort("127.0.0.1:8080"), netip.MustParseAddr("192.0.2.100")
+	at := func(text string, program uint64) listener { return listener{netip.MustParseAddrPort(text), program} }
+	for _, test := range []struct {
+		all  []listener
+		want bool
+	}{
+		{nil, false},
+		{[]listener{at("127.0.0.1:8080", 1)}, false},
+		{[]listener{at("127.0.0.1:8080", 1), at("0.0.0.0:22", 2)}, false},
+		{[]listener{at("127.0.0.1:8080", 1), at("127.0.0.1:80", 1), at("192.0.2.11:80", 1)}, false},
+		{[]listener{at("127.0.0.1:8080", 1), at("192.0.2.100:80", 1)}, true},
+		{[]listener{at("127.0.0.1:8080", 1), at("0.0.0.0:80", 1)}, true},
+		{[]listener{at("127.0.0.1:8080", 1), at("[::]:80", 1)}, true},
+		{[]listener{at("127.0.0.2:8080", 1), at("0.0.0.0:80", 1)}, false},
+	} {
+		if got := hasItsOwnPort(test.all, asked, vip); got != test.want {
+			t.Errorf("%v: %t", test.all, got)
+		}
 	}
 }

@@ -35,6 +35,8 @@ type Monitor struct {
 	asks   []probe
 	free   []func()
 
+	listeners func() ([]listener, error) // who listens on this host
+
 	mu      sync.Mutex // guards results, which Run writes and Results reads
 	results []Result
 }
@@ -42,7 +44,7 @@ type Monitor struct {
 // New prepares the checks; nothing runs before Run. An invalid check is an error.
 // A check that asks one of the VIPs waits until that is on this host, and is answered here.
 func New(checks []Check, log *slog.Logger, vips ...netip.Addr) (*Monitor, error) {
-	m := &Monitor{log: log}
+	m := &Monitor{log: log, listeners: listeners}
 	for i, c := range checks {
 		if err := c.Validate(); err != nil {
 			return nil, fmt.Errorf("health check %d (%s): %w", i, c, err)
