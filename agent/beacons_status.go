@@ -277,16 +277,16 @@ func (l *loop) beaconProblems(attached bool, o outlook, list *problemList) {
 			strings.Join(n.differs.Names(), " and "), n.from, l.news.noiseRate.of(n.count, o.now), n.count)
 	}
 	if n := o.heard[node.HeardCrowded.String()]; t.crowded.grew(n, o.now) {
-		add("beacons of more than %d nodes come, and %d found no place here: a cluster has at most %d, or somebody sends recorded beacons again", node.MaxBeaconPeers, n, node.MaxBeaconPeers)
+		add("beacons of more than %d nodes come, and some found no place here (%s): a cluster has at most %d, or somebody sends recorded beacons again", node.MaxBeaconPeers, node.Count(n, "beacons"), node.MaxBeaconPeers)
 	}
 	if late := o.line.Lateness; t.late.grew(late.Skipped, o.now) {
 		add("beacons leave late, the last time by %v: this machine is too busy (the thread that sends them is scheduled as %s)", late.LastSkip.Round(time.Millisecond), o.line.Class)
 	}
 	failed := o.line.Wire.Dropped + o.line.Wire.Failed
 	if t.failed.grew(failed, o.now) && l.link.OK {
-		add("%d beacons could not be sent on the wire, the last one: %v", failed, o.line.Wire.LastError)
+		add("%s could not be sent on the wire, the last one: %v", node.Count(failed, "beacons"), o.line.Wire.LastError)
 	}
 	if n := o.line.Wire.Overflows + o.line.Unicast.Overflows; t.overflow.grew(n, o.now) {
-		add("%d beacons found no room in their socket: this node is flooded, or could not keep up", n)
+		add("%s found no room in their socket: this node is flooded, or could not keep up", node.Count(n, "beacons"))
 	}
 }

@@ -59,7 +59,7 @@ type Config struct {
 // keys must not get into logs.
 type Keyring [][]byte
 
-func (k Keyring) String() string { return fmt.Sprintf("%d keys", len(k)) }
+func (k Keyring) String() string { return node.Count(len(k), "keys") }
 
 // MarshalText writes what String says.
 func (k Keyring) MarshalText() ([]byte, error) { return []byte(k.String()), nil }

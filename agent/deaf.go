@@ -101,7 +101,7 @@ func (f *filtering) why(port uint16, vip netip.Addr) string {
 	case !f.wire.deaf:
 		return ""
 	case f.reverse:
-		return fmt.Sprintf("beacons come to this host on the wire and its rp_filter drops them (%d packets so far), and perhaps clients' packets: the way back to the senders leaves by another interface, or this one has no address: set rp_filter of net.ipv4.conf.all and of the interface to 0, or give it an address of their network", f.drops)
+		return fmt.Sprintf("beacons come to this host on the wire and its rp_filter drops them (%s so far), and perhaps clients' packets: the way back to the senders leaves by another interface, or this one has no address: set rp_filter of net.ipv4.conf.all and of the interface to 0, or give it an address of their network", node.Count(f.drops, "packets"))
 	}
 	return fmt.Sprintf("beacons come to this host on the wire and a firewall or filter of its own keeps them from the agent, and perhaps clients' packets from the services: let in UDP to port %d of %s (see nft list ruleset and iptables-save)", port, vip)
 }

@@ -162,12 +162,7 @@ func (a *agent) serveJoin(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func reachedNodes(n int) string {
-	if n == 1 {
-		return "reached 1 node"
-	}
-	return fmt.Sprintf("reached %d nodes", n)
-}
+func reachedNodes(n int) string { return "reached " + node.Count(n, "nodes") }
 
 func (a *agent) serveLeave(w http.ResponseWriter, r *http.Request) {
 	var q LeaveRequest

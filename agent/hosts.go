@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/peervip/peervip/nft"
+	"github.com/peervip/peervip/node"
 	"github.com/peervip/peervip/node/link"
 )
 
@@ -39,10 +40,10 @@ func (l *loop) hostProblems(m measures, list *problemList) {
 		list.add("clients come to the VIP past the buckets, by another interface than %s: %s: this node alone serves them, while it serves, and nobody takes them over: route the VIP to a host on its own segment that is no node", l.cfg.Interface, strings.Join(who, ", "))
 	}
 	if n := &h.untracked; n.recent(now, lately) {
-		list.add("conntrack does not see the connections of the VIP, as of %d packets so far (a notrack rule?): moves break them: take the rule away, or set linger: none", n.last)
+		list.add("conntrack does not see the connections of the VIP, as of %s so far (a notrack rule?): moves break them: take the rule away, or set linger: none", node.Count(n.last, "packets"))
 	}
 	if n := &h.redirected; n.recent(now, lately) {
-		list.add("%d packets for the VIP were redirected (destination NAT) as they crossed a bridge, before anybody could ask which node they are for, and were dropped: sysctl net.bridge.bridge-nf-call-iptables=0", n.last)
+		list.add("%s for the VIP redirected (destination NAT) on the way across a bridge, before anybody could ask which node has to answer, and dropped: sysctl net.bridge.bridge-nf-call-iptables=0", node.Count(n.last, "packets"))
 	}
 }
 

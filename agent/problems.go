@@ -171,13 +171,13 @@ func (l *loop) problems(s node.Snapshot, m measures) *problemList {
 		add("%d of this node's own beacons came back to it: there is a loop on the wire, or another host with the address %s, or somebody forges it", own.last, l.cfg.Address)
 	}
 	if foreign := &n.foreignMAC; foreign.recent(now, lately) {
-		add("%d packets for the VIP came to this node's own MAC and past the buckets: a client or router holds a stale neighbour entry for it; clear it there", foreign.last)
+		add("%s for the VIP came to this node's own MAC and past the buckets: a client or router holds a stale neighbour entry for it; clear it there", node.Count(foreign.last, "packets"))
 	}
 	if n.knocks.grew(m.knocks, now) {
-		add("%d times since the start somebody without this cluster's key knocked at port %d: give it the right key file, or keep it out", m.knocks, l.cfg.Port)
+		add("%s since the start somebody without this cluster's key knocked at port %d: give it the right key file, or keep it out", node.Count(m.knocks, "times"), l.cfg.Port)
 	}
 	if c := l.queue.drops(); n.drops.grew(c, now) {
-		add("%d messages of peers were dropped, because this node could not keep up: is its processor overloaded?", c)
+		add("%s of peers dropped, because this node could not keep up: is its processor overloaded?", node.Count(c, "messages"))
 	}
 	return &list
 }

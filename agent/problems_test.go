@@ -210,5 +210,5 @@ func TestFlood(t *testing.T) {
 		r.loop.Event(gossip.Message{Payload: []byte("{}")})
 	}
 	r.start()
-	r.problem(t, true, "10 messages of peers were dropped")
+	r.problem(t, true, "10 messages of peers dropped")
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/peervip/peervip/hashring"
 	"github.com/peervip/peervip/nft"
 	"github.com/peervip/peervip/node"
+	"github.com/peervip/peervip/node/health"
 	"github.com/peervip/peervip/node/link"
 )
 
@@ -150,7 +151,7 @@ func newRig(t *testing.T, name string, change ...func(*Config)) *rig {
 	noFlows := func(slots, _ hashring.Set) (hashring.Set, error) { return hashring.NewSet(slots.Cap()), nil }
 	r.agent = &agent{
 		cfg: cfg, opts: Options{Version: "test", Leave: r.leave, Restart: r.restart, Log: l.log}, loop: l, wire: r.link, asker: fakeAsker{}, cluster: r.members,
-		control: newControl(socket), attach: func(context.Context) error { return nil }, mac: mac, flows: sevenFlows, live: noFlows, layout: layout, look: 20 * time.Millisecond, started: time.Now(),
+		control: newControl(socket), attach: func(context.Context) error { return nil }, mac: mac, flows: sevenFlows, live: noFlows, misledBy: (*health.Monitor).Misled, layout: layout, look: 20 * time.Millisecond, started: time.Now(),
 		conntrack: func() (nft.Conntrack, error) { return nft.Conntrack{Count: 7, Max: 262144}, nil },
 	}
 	r.agent.lingers = connectionsLinger(layout)

@@ -31,12 +31,8 @@ func (w WaitingStatus) String() string {
 	if w.Flows == 0 {
 		return "waiting for no open connection any more"
 	}
-	connections := "open connections"
-	if w.Flows == 1 {
-		connections = "open connection"
-	}
 	left := time.Duration(w.Left * float64(time.Second))
-	return fmt.Sprintf("waiting for %d %s, at most %v", w.Flows, connections, left.Round(time.Second))
+	return fmt.Sprintf("waiting for %s, at most %v", node.Count(w.Flows, "open connections"), left.Round(time.Second))
 }
 
 // EndsThem is the command that does not wait, for a node in that phase.

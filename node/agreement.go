@@ -109,10 +109,10 @@ func (c *Core) takeOrphans(orphans hashring.Set) {
 		if take.Empty() || c.outdated() != nil {
 			return
 		}
-		c.notice(true, "the peers do not share this node's view; taking %d buckets that nobody is seen to claim", take.Count())
+		c.notice(true, "the peers do not share this node's view; taking %s that nobody is seen to claim", Count(take.Count(), "buckets"))
 	}
 	c.claim(take)
-	c.notice(false, "taking %d buckets that nobody has%s", take.Count(), c.because())
+	c.notice(false, "taking %s that nobody has%s", Count(take.Count(), "buckets"), c.because())
 	rest := orphans.Clone()
 	rest.RemoveAll(take)
 	c.orphans = question{}

@@ -126,7 +126,7 @@ func (c *Core) committed(ev Committed) {
 // a moment, so the while becomes longer each time.
 func (c *Core) commitRefused(err error, slots hashring.Set) {
 	if c.commitFailed == nil {
-		c.notice(true, "the kernel refused a change of %d buckets: %v", slots.Count(), err)
+		c.notice(true, "the kernel refused a change of %s: %v", Count(slots.Count(), "buckets"), err)
 	}
 	c.lists.refused(c.cfg.Incarnation)
 	t := c.cfg.Timing

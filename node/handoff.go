@@ -262,7 +262,7 @@ func (c *Core) receiveConfirm(p *peer, f *Confirm) {
 	over.RetainAll(g.slots)
 	c.promised.RemoveAll(over)
 	if n := over.Count(); n > 0 {
-		c.notice(false, "gave %d buckets to %s%s", n, p.Name, c.because())
+		c.notice(false, "gave %s to %s%s", Count(n, "buckets"), p.Name, c.because())
 	}
 	c.shrink(g, over)
 }

@@ -82,7 +82,7 @@ func (c *Core) flowsFound(ev FlowsFound) {
 	case first:
 		c.revive(ev.Live)
 		if n := c.lingering.Count(); n > 0 {
-			c.notice(false, "flows of an earlier life go on in %d buckets", n)
+			c.notice(false, "flows of an earlier life go on in %s", Count(n, "buckets"))
 		}
 	default:
 		over := l.slots.Clone()
@@ -104,9 +104,9 @@ func (c *Core) cut() {
 	}
 	switch {
 	case c.hurry:
-		c.notice(false, "ending the open connections of %d buckets, as asked for", c.lingering.Count())
+		c.notice(false, "ending the open connections of %s, as asked for", Count(c.lingering.Count(), "buckets"))
 	default:
-		c.notice(true, "the time of the open connections is over: ending those of %d buckets", c.lingering.Count())
+		c.notice(true, "the time of the open connections is over: ending those of %s", Count(c.lingering.Count(), "buckets"))
 	}
 	c.cutting.AddAll(c.lingering)
 	c.lingering = c.cfg.newSet()

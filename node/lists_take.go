@@ -191,5 +191,5 @@ func (c *Core) listProblem() string {
 	if since := c.lists.since; since == 0 || c.now < since+c.cfg.Timing.Alone {
 		return ""
 	}
-	return fmt.Sprintf("of %d buckets datagrams are not answered here, since lists of flows that other nodes keep do not come: look at the gossip port between them, TCP and UDP", c.lists.missing.Count())
+	return fmt.Sprintf("of %s datagrams are not answered here, since lists of flows that other nodes keep do not come: look at the gossip port between them, TCP and UDP", Count(c.lists.missing.Count(), "buckets"))
 }

@@ -49,7 +49,7 @@ func TestHeirIsWaryWithoutLists(t *testing.T) {
 		}
 	}
 	if d.wait(d.core.cfg.Timing.Alone); !slices.ContainsFunc(d.core.Snapshot().Problems, func(p string) bool {
-		return strings.Contains(p, "of 1 buckets datagrams are not answered here")
+		return strings.Contains(p, "of 1 bucket datagrams are not answered here")
 	}) {
 		t.Errorf("problems %q", d.core.Snapshot().Problems)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/peervip/peervip/agent"
+	"github.com/peervip/peervip/node"
 )
 
 const (
@@ -48,11 +49,7 @@ func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 func argCount(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if n := len(args); n < least || n > most {
-			got := fmt.Sprintf("%d arguments", n)
-			if n == 1 {
-				got = "1 argument"
-			}
-			return fmt.Errorf("want `%s`, got %s", strings.TrimSuffix(cmd.UseLine(), " [flags]"), got)
+			return fmt.Errorf("want `%s`, got %s", strings.TrimSuffix(cmd.UseLine(), " [flags]"), node.Count(n, "arguments"))
 		}
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/peervip/peervip/agent"
+	"github.com/peervip/peervip/node"
 )
 
 // progressAgain is how often the progress is told though there is none.
@@ -26,7 +27,7 @@ func (p *progress) node(n agent.NodeStatus) error {
 		buckets += svc.Own + svc.Adopt
 		lingering += svc.Linger
 	}
-	step := fmt.Sprintf("%s: %s, %d buckets left", n.Name, n.Phase, buckets)
+	step := fmt.Sprintf("%s: %s, %s left", n.Name, n.Phase, node.Count(buckets, "buckets"))
 	switch {
 	case n.Waiting != nil:
 		return p.tell(fmt.Sprintf("%s %d", step, n.Waiting.Flows), fmt.Sprintf("%s, %v", step, n.Waiting))

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/peervip/peervip/agent"
+	"github.com/peervip/peervip/node"
 )
 
 const watchPeriod = time.Second
@@ -149,7 +150,7 @@ func firstRows(text []byte, rows int) []byte {
 		return text
 	}
 	kept := rows - 2 // the cursor needs the last row
-	more := fmt.Sprintf("... and %d lines more: `peervip status` shows all\n", len(lines)-kept)
+	more := fmt.Sprintf("... and %s more: `peervip status` shows all\n", node.Count(len(lines)-kept, "lines"))
 	return append(bytes.Join(lines[:kept], nil), more...)
 }
 
