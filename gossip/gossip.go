@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -64,6 +65,8 @@ type Config struct {
 	Log *slog.Logger
 
 	dial dialFunc // for tests in network namespaces; nil dials as usual
+	// lookUp is for tests too; nil asks as the host is set up.
+	lookUp func(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
 func (c Config) check() error {
@@ -144,6 +147,9 @@ func New(cfg Config, handler Handler) (*Gossip, error) {
 	}
 	if cfg.dial == nil {
 		cfg.dial = dialDirect
+	}
+	if cfg.lookUp == nil {
+		cfg.lookUp = net.DefaultResolver.LookupNetIP
 	}
 	if err := cfg.check(); err != nil {
 		return nil, err

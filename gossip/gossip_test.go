@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -281,4 +282,55 @@ func TestWhoIsHeardIsASeed(t *testing.T) {
 	if !has(b.recorder, func(a Attempt) bool { return a.Reached == 1 && a.Err == nil })() {
 		t.Error("that n1 was reached is no outcome")
 	}
+}
+
+// A name server that is dead holds up nobody whose address is known: neither seeds that
+// are addresses, nor members of the past, nor who is heard.
+func TestADeadNameServerHoldsUpNobody(t *testing.T) {
+	for name, know := range map[string]func(c *cluster, cfg *Config){
+		"a seed that is an address": func(c *cluster, cfg *Config) { cfg.Seeds = append(cfg.Seeds, c.at(1).String()) },
+		"a member of the past":      func(c *cluster, cfg *Config) { cfg.KnownPeers = []Peer{{"n1", c.at(1)}} },
+		"who is heard":              func(*cluster, *Config) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t)
+			one, two := c.config(1), c.config(2)
+			one.Seeds, two.Seeds = nil, []string{"web-1.example", "web-3.example"}
+			asked := make(chan struct{}, 100)
+			two.lookUp = func(context.Context, string, string) ([]netip.Addr, error) {
+				asked <- struct{}{}
+				<-t.Context().Done() // as if it took for ever
+				return nil, errors.New("no answer")
+			}
+			know(c, &two)
+			a, b := c.start(one), c.start(two)
+			<-asked
+			if name == "who is heard" {
+				b.Rejoin(c.at(1).Addr())
+			}
+			meshed(t, a, b)
+		})
+	}
+}
+
+// What is looked up in vain is said when the look-up is over, with whoever else was not
+// reached.
+func TestARoundEndsWithTheNames(t *testing.T) {
+	c := newCluster(t)
+	two := c.config(2)
+	two.Seeds = []string{"web-1.example", c.at(9).String()}
+	answer := make(chan struct{})
+	two.lookUp = func(context.Context, string, string) ([]netip.Addr, error) {
+		<-answer
+		return nil, errors.New("no such host")
+	}
+	n := c.start(two)
+	time.Sleep(50 * time.Millisecond)
+	if has(n.recorder, func(Attempt) bool { return true })() {
+		t.Error("a round has ended before its names were looked up")
+	}
+	close(answer)
+	eventually(t, "both are said", has(n.recorder, func(a Attempt) bool {
+		return a.Err != nil && strings.Contains(a.Err.Error(), "web-1.example: finding its address: no such host") && strings.Contains(a.Err.Error(), c.at(9).String())
+	}))
 }

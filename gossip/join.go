@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -21,14 +20,6 @@ const (
 	// resolveTimeout bounds one look-up of a seed's name. A resolver waits 5 s for a
 	// name server that is dead, and then asks the next.
 	resolveTimeout = 8 * time.Second
-	// alonePeriod is how often a node without any member tries to find one.
-	alonePeriod = 500 * time.Millisecond
-	// refusedSoon is how often a node that was refused tries again at first, and
-	// refusedSoonTries how often: the name may be that of its own former life, at another
-	// address, which is soon found to be dead. Then it does each refusedPeriod.
-	refusedSoon      = time.Second
-	refusedSoonTries = 10
-	refusedPeriod    = 15 * time.Second
 	// joinsAtOnce bounds the connections of one round.
 	joinsAtOnce = 16
 )
@@ -100,82 +91,6 @@ func (g *Gossip) isOwn(t target) bool {
 	return t.addr == own || t.addr.Addr().IsLoopback() && !own.Addr().IsLoopback()
 }
 
-// rejoin tries who is heard, and then all seeds and lost members that are not members now.
-func (g *Gossip) rejoin() {
-	met := g.joinHeard()
-	targets, errs := g.resolve(g.cfg.Seeds)
-	for _, p := range g.table.lost() {
-		targets = append(targets, target{fmt.Sprintf("%s (%s)", p.Name, p.Addr), p.Addr, true})
-	}
-	members := g.table.addrs()
-	seen := make(map[netip.AddrPort]bool)
-	targets = slices.DeleteFunc(targets, func(t target) bool {
-		skip := g.isOwn(t) || members[t.addr] || seen[t.addr]
-		seen[t.addr] = true
-		return skip
-	})
-	if len(targets) == 0 && len(errs) == 0 {
-		g.table.event(Attempt{Reached: met}) // everybody is a member: that is an outcome too
-		return
-	}
-	reached, err := g.contact(targets, errs)
-	if g.ctx.Err() != nil {
-		return
-	}
-	refused := errors.Is(err, ErrWrongKey) || errors.Is(err, ErrNameTaken)
-	if !refused {
-		g.refusals, g.refusal = 0, ""
-	}
-	switch {
-	case err == nil:
-	case refused:
-		g.refusals++
-		if g.refusal != err.Error() { // once, however long it lasts
-			g.refusal = err.Error()
-			g.cfg.Log.Warn("joining the cluster was refused, and will be tried again", "error", err)
-		}
-	case g.table.alone():
-		g.log.limited(slog.LevelInfo, "no other node was reached yet", "error", err)
-	default:
-		g.log.limited(slog.LevelDebug, "some nodes were not reached", "error", err)
-	}
-	g.table.event(Attempt{Reached: met + reached, Err: err})
-}
-
-// joinHeard tries those whom Rejoin has named and who are not members, and returns how many
-// were reached. What keeps it from the others is no fault of the configuration.
-func (g *Gossip) joinHeard() (reached int) {
-	heard := g.heard.Swap(nil)
-	if heard == nil {
-		return 0
-	}
-	members := g.table.addrs()
-	var targets []target
-	for _, addr := range *heard {
-		t := target{addr.String(), netip.AddrPortFrom(addr, g.cfg.Bind.Port()), true}
-		if !g.isOwn(t) && !members[t.addr] {
-			targets = append(targets, t)
-		}
-	}
-	reached, err := g.contact(targets, nil)
-	if err != nil {
-		g.log.limited(slog.LevelInfo, "a node whose beacons come was not reached by gossip", "error", err)
-	}
-	return reached
-}
-
-func (g *Gossip) rejoinPeriod() time.Duration {
-	switch {
-	case g.refusals > refusedSoonTries:
-		return min(refusedPeriod, g.cfg.Rejoin)
-	case g.refusals > 0:
-		return min(refusedSoon, g.cfg.Rejoin)
-	case g.table.alone():
-		return min(alonePeriod, g.cfg.Rejoin)
-	}
-	return g.cfg.Rejoin
-}
-
 // contact exchanges states with all targets; errs are earlier failures.
 func (g *Gossip) contact(targets []target, errs SeedErrors) (reached int, err error) {
 	var mu sync.Mutex
@@ -239,6 +154,16 @@ func (g *Gossip) joinError(addr netip.AddrPort, err error) error {
 	}
 }
 
+// isName reports whether the seed is a name, which has to be looked up.
+func isName(seed string) bool {
+	host, _, err := splitSeed(seed, 1)
+	if err != nil {
+		return false
+	}
+	_, err = netip.ParseAddr(host)
+	return err != nil
+}
+
 // resolve finds the addresses of all seeds, in Bind's address family.
 func (g *Gossip) resolve(seeds []string) ([]target, SeedErrors) {
 	found := make([][]netip.AddrPort, len(seeds))
@@ -249,7 +174,7 @@ func (g *Gossip) resolve(seeds []string) ([]target, SeedErrors) {
 		group.Go(func() error {
 			ctx, cancel := context.WithTimeout(g.ctx, resolveTimeout)
 			defer cancel()
-			found[i], errs[i] = resolveSeed(ctx, seed, g.cfg.Bind)
+			found[i], errs[i] = g.resolveSeed(ctx, seed)
 			return nil
 		})
 	}
@@ -300,7 +225,8 @@ func (s *seedAddrs) has(addr netip.Addr) bool {
 // knows says whether the address is one of a member, past member or seed.
 func (g *Gossip) knows(addr netip.Addr) bool { return g.table.has(addr) || g.seeds.has(addr) }
 
-func resolveSeed(ctx context.Context, seed string, bind netip.AddrPort) ([]netip.AddrPort, error) {
+func (g *Gossip) resolveSeed(ctx context.Context, seed string) ([]netip.AddrPort, error) {
+	bind := g.cfg.Bind
 	host, port, err := splitSeed(seed, bind.Port())
 	if err != nil {
 		return nil, err
@@ -312,7 +238,7 @@ func resolveSeed(ctx context.Context, seed string, bind netip.AddrPort) ([]netip
 	if bind.Addr().Is6() {
 		network = "ip6"
 	}
-	addrs, err := net.DefaultResolver.LookupNetIP(ctx, network, host)
+	addrs, err := g.cfg.lookUp(ctx, network, host)
 	if err != nil {
 		return nil, fmt.Errorf("finding its address: %w", err)
 	}
