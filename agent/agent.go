@@ -83,6 +83,9 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	if err := nft.Probe(); err != nil {
 		return editable(err)
 	}
+	if !nft.SeesRoutes() {
+		opts.Log.Info(noRoutes)
+	}
 	layout, err := hashring.NewLayout(cfg.Cluster, cfg.Spec.Seed, cfg.Spec.Buckets)
 	if err != nil {
 		return editable(err)

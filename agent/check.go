@@ -31,6 +31,9 @@ func Check(cfg Config) (warnings []string, err error) {
 	if err := nft.Probe(); err != nil {
 		return nil, editable(err)
 	}
+	if !nft.SeesRoutes() {
+		warnings = append(warnings, noRoutes)
+	}
 	layout, err := hashring.NewLayout(cfg.Cluster, cfg.Spec.Seed, cfg.Spec.Buckets)
 	if err == nil {
 		_, err = nft.Compile(filterSpec(cfg, layout, mac.HardwareAddr()))
@@ -47,3 +50,6 @@ func Check(cfg Config) (warnings []string, err error) {
 	}
 	return warnings, editable(err)
 }
+
+// noRoutes is what the agent goes on without.
+const noRoutes = "the kernel was built without CONFIG_NFT_FIB_INET: if this host forwards other hosts' packets to the ports of peervip, these are rationed as if they came to this host"

@@ -49,6 +49,7 @@ func (l *loop) hostProblems(m measures, list *problemList) {
 
 // onHost adds to the spec of the packet filter what depends on this host.
 func onHost(spec nft.Spec, wire *link.Link) nft.Spec {
-	spec.ARP, spec.Bridge, spec.Reassembles = wire.ARPFiltered(), wire.OnBridge(), nft.Reassembles()
+	spec.ARP, spec.Bridge = wire.ARPFiltered(), wire.OnBridge()
+	spec.Reassembles, spec.NoRoutes = nft.Reassembles(), !nft.SeesRoutes()
 	return spec
 }

@@ -45,12 +45,19 @@ func TestLibraryAppliesWhatStringPrints(t *testing.T) {
 			s.VIPs = append(s.VIPs, netip.MustParseAddr("10.77.0.101"))
 			withEverything(s)
 		},
+		"everything, and the kernel does not see routes": func(s *Spec) {
+			withEverything(s)
+			s.NoRoutes = true
+		},
 	}
 	for name, change := range specs {
 		t.Run(name, func(t *testing.T) {
 			s := testSpec()
 			change(&s)
 			rules, err := Compile(s)
+			if err == nil && s.BeaconPort > 0 && s.NoRoutes == strings.Contains(rules.String(), "fib daddr") {
+				t.Error("a kernel without CONFIG_NFT_FIB_INET refuses these rules, or one with it could do better")
+			}
 			if err != nil {
 				t.Fatal(err)
 			}

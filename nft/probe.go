@@ -108,7 +108,6 @@ var features = []feature{
 	{"nftables' setting of the packet type", "4.5", "CONFIG_NF_TABLES_NETDEV", netdev, false, probeChain(chain{"c", nil, []rule{{setPktType("host")}}})},
 	{"nftables' hash of the source address and verdict maps", "4.9", "CONFIG_NFT_HASH", netdev, false, probeHash},
 	{"nftables' notrack", "4.9", "CONFIG_NFT_CT", inet, false, probeChain(chain{"c", nil, []rule{{notrack()}}})},
-	{"nftables' look at the routes", "4.10", "CONFIG_NFT_FIB_INET", inet, false, probeChain(chain{"c", nil, []rule{{toThisHost()}}})},
 	{"nftables' named counters", "4.10", "CONFIG_NF_TABLES_NETDEV", netdev, false, probeCounter},
 	{"nftables' sets that count packets by element", "5.7", "CONFIG_NF_TABLES_NETDEV", netdev, false, probePeers},
 	{"nftables' tables with an owner", "5.12", "CONFIG_NF_TABLES_INET", inet, true, func(*nftables.Conn, *nftables.Table) error { return nil }},

@@ -15,6 +15,14 @@ func TestProbeFindsEverythingAndLeavesNothing(t *testing.T) {
 	if err := ns.Do(Probe); err != nil {
 		t.Fatal(err)
 	}
+	if err := ns.Do(func() error {
+		if !SeesRoutes() {
+			return errors.New("the rules cannot ask which addresses are the host's")
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
 	if left := ruleset(t, ns); left != "" {
 		t.Errorf("the probe left\n%s", left)
 	}

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -129,11 +130,27 @@ func toOwnPorts(s Spec) []rule {
 	if s.BeaconPort == 0 {
 		return nil
 	}
-	return []rule{
-		{udpTo(s.BeaconPort), toThisHost(), gotoChain(beaconPortChain)},
-		{udpTo(s.GossipPort), toThisHost(), gotoChain(gossipPortChain)},
-		{tcpTo(s.GossipPort), tcpOpens(is), toThisHost(), gotoChain(gossipCallChain)},
+	here := toThisHost()
+	if s.NoRoutes {
+		here = term{"meta nfproto ipv4", nil, metaIs(expr.MetaKeyNFPROTO, []byte{unix.NFPROTO_IPV4})}
 	}
+	return []rule{
+		{udpTo(s.BeaconPort), here, gotoChain(beaconPortChain)},
+		{udpTo(s.GossipPort), here, gotoChain(gossipPortChain)},
+		{tcpTo(s.GossipPort), tcpOpens(is), here, gotoChain(gossipCallChain)},
+	}
+}
+
+// SeesRoutes says whether the rules of the kernel of the calling thread's network
+// namespace can ask which addresses are the host's. Not every kernel is built with it
+// (CONFIG_NFT_FIB_INET); see Spec.NoRoutes.
+func SeesRoutes() bool {
+	conn, err := nftables.New(nftables.AsLasting())
+	if err != nil {
+		return false
+	}
+	err = feature{family: inet, use: probeChain(chain{"c", nil, []rule{{toThisHost()}}})}.probe(conn)
+	return errors.Join(err, conn.CloseLasting()) == nil
 }
 
 // toThisHost matches an IPv4 packet to one of the host's own addresses, in the inet

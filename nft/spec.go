@@ -49,6 +49,9 @@ type Spec struct {
 	// Reassembles: the kernel reassembles without conntrack (see Reassembles), which is
 	// left alone then if no flows linger.
 	Reassembles bool
+	// NoRoutes: the kernel's rules cannot ask which addresses are this host's (see
+	// SeesRoutes). What the host only forwards to the agent's ports is then rationed too.
+	NoRoutes bool
 	// LeaseMark is the mark (SO_MARK) of a beacon that prolongs the lease.
 	LeaseMark uint32
 }
