@@ -141,88 +141,6 @@ func New(cfg Config) *Core {
 	return c
 }
 
-// Step takes one event and returns what is to be done about it. The time must
-// never run backwards. Call it with a Tick no later than Deadline.
-func (c *Core) Step(now Time, event Event) []Effect {
-	c.now = max(now, 1)
-	c.out = nil
-	switch ev := event.(type) {
-	case Tick:
-	case Started:
-		c.startedAt, c.drained, c.forced, c.obeyed, c.doubt = c.now, ev.Drained || ev.Doubt, ev.Forced, ev.Obeyed, ev.Doubt
-		if badGrace(ev.Grace) == "" {
-			c.wishedGrace = ev.Grace
-		}
-	case SeedsTried:
-		c.seedsTried = true
-	case PeerAlive:
-		c.peerAlive(ev)
-	case PeerDead:
-		c.peerDead(ev)
-	case PeerStanding:
-		c.peerStanding(ev)
-	case PeerSpoke:
-		c.peerSpoke(ev)
-	case HeldDead:
-		c.heldDead(ev)
-	case Heralded:
-		c.heraldedNow(ev)
-	case OtherKey:
-		c.outside.otherKey = ev
-	case StrangersHeard:
-		c.strangersHeard(ev)
-	case VIPAnswered:
-		c.vipAnswered(ev)
-	case ServeDespite:
-		c.serveDespite(ev.Address)
-	case Received:
-		c.receive(ev.Message)
-	case Committed:
-		c.committed(ev)
-	case Attached:
-		c.attachDone(ev.Err)
-	case WireChanged:
-		c.wireChanged(ev)
-	case HealthChanged:
-		c.wantUnfit[ev.Service], c.whyUnfit[ev.Service] = !ev.Fit, ev.Reason
-	case Wished:
-		c.wished(ev)
-	case Leave:
-		c.leave(ev)
-	case FlowsFound:
-		c.flowsFound(ev)
-	case FlowsListed:
-		c.flowsListed(ev)
-	case FlowsCounted:
-		c.counted(ev)
-	default:
-		panic(fmt.Sprintf("node: unknown event %T", event))
-	}
-	c.advance()
-	return c.out
-}
-
-// advance brings everything that follows from the state to its end: phase, view,
-// slots, the kernel, the statement, and what is due again.
-func (c *Core) advance() {
-	for again := true; again; again = c.replan {
-		c.applyVoluntary()
-		c.live()
-		c.plan()
-		c.finish()
-		c.plan() // what a phase's end has changed
-		c.commit()
-		c.publish()
-	}
-	c.disowned = c.disowned && !c.letGo()
-	c.warnCutOff()
-	c.tellPhases()
-	c.findFlows()
-	c.listFlows()
-	c.offerGrants()
-	c.transmitDue()
-}
-
 // Deadline is the time by which Step wants to be called again. It is always
 // after the last Step: what is overdue then waits for something else than time.
 func (c *Core) Deadline() Time {
@@ -325,6 +243,7 @@ func (c *Core) send(p *peer, m *Message) { c.sendSince(p, m, 0) }
 // sendDirectly addresses a message and has it sent.
 func (c *Core) sendDirectly(p *peer, m *Message) {
 	m.From, m.To = c.cfg.Incarnation, p.Nonce
+	m.Heard, p.owed = p.version(), false
 	if c.said != nil {
 		m.Said = c.said.Version
 	}

@@ -45,6 +45,7 @@ func (c *Core) sendRequest(r *request) {
 		if r.sentAt = c.now; r.firstAt == 0 {
 			r.firstAt = c.now
 		}
+		c.catchUp(p)
 		c.sendSince(p, &Message{Request: &Request{ID: r.id, Slots: r.slots.Clone()}}, r.firstAt)
 	}
 }
@@ -156,6 +157,7 @@ func (c *Core) sendGrant(g *grant) {
 		if g.sentAt = c.now; g.firstAt == 0 {
 			g.firstAt = c.now
 		}
+		c.catchUp(p)
 		c.sendSince(p, &Message{Grant: &Grant{
 			ID: g.id, Version: g.version, Slots: g.slots.Clone(), Lists: c.keepingsOf(g.slots), Adopted: c.adopted(g.slots, g.to),
 		}}, g.firstAt)

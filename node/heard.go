@@ -137,7 +137,9 @@ func (c *Core) reconsider(p *peer) {
 	case alive && !p.alive:
 		c.notice(false, "%s is alive again", p.Name)
 		c.forgetPeer(p, false)
-		c.greet(c.newPeer(p.PeerAlive, p.listed))
+		p = c.newPeer(p.PeerAlive, p.listed)
+		c.greet(p)
+		c.askStatement(p)
 	case !alive && p.alive:
 		switch {
 		case p.next != nil: // it has restarted

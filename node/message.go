@@ -26,6 +26,9 @@ type Message struct {
 	// Said is the version of the sender's statement when it sent this. Whoever
 	// knows an older one does not know all that the sender claims.
 	Said uint64 `json:"said,omitempty"`
+	// Heard is the version of the receiver's statement that the sender has; it
+	// acknowledges that, as an Ack does.
+	Heard uint64 `json:"heard,omitempty"`
 
 	// For names the node that the message is for, if it goes through another, and Via
 	// the one that has passed it on. Back: the sender gets no answers of that node, so they

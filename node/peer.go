@@ -29,8 +29,11 @@ type peer struct {
 	phase      Phase // as the log has it, if it was told
 	phaseTold  bool
 
-	acked, sent uint64 // versions of this node's statement
+	acked, sent uint64     // versions of this node's statement
+	told        *Statement // what was sent last; nil: nothing
 	sentAt      Time
+	lost        bool // it has asked for the whole statement
+	owed        bool // what came from it is to be acknowledged
 	unanswered  int  // how often it was told something again since it last said anything
 	askedAt     Time // for its statement, while it has told nothing
 	wishSentAt  Time
@@ -138,6 +141,7 @@ func (c *Core) peerAlive(ev PeerAlive) {
 			if old.alive && !listed {
 				c.notice(false, "%s is a member again", ev.Name)
 				c.greet(old)
+				c.askStatement(old)
 			}
 			return
 		case known && old.alive:
@@ -191,8 +195,10 @@ func (c *Core) newPeer(ev PeerAlive, listed bool) *peer {
 	return p
 }
 
-// greet tells a peer what it must know, and asks it for the same.
+// greet tells a peer what it must know. The peer greets this node too, when it first
+// knows of it.
 func (c *Core) greet(p *peer) {
+	p.askedAt = c.now
 	// The wish first: a node that comes back must know of it before it serves.
 	if w, ok := c.wishes[p.Name]; ok {
 		p.wishSentAt, p.wishedAt = c.now, c.now
@@ -203,8 +209,7 @@ func (c *Core) greet(p *peer) {
 			c.send(p, &Message{Wish: &w})
 		}
 	}
-	c.sendStatement(p, nil)
-	c.askStatement(p)
+	p.lost = true
 }
 
 // dropHeard forgets an incarnation that is no more. One that is held dead is so for a

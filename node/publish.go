@@ -25,9 +25,6 @@ func (c *Core) publish() {
 		c.askedWith = next.Version
 		c.replan = c.replan || c.inQuestion()
 	}
-	for p := range c.alivePeers() {
-		c.sendStatement(p, old)
-	}
 }
 
 // statement is what this node has to say of itself now.
@@ -56,25 +53,57 @@ func (c *Core) claims() hashring.Set {
 	return claims
 }
 
-// sendStatement sends the current statement as a change of old if that is what
-// the peer was sent last, else whole.
-func (c *Core) sendStatement(p *peer, old *Statement) {
+// tellStatement sends the statement to the peers that do not have it. A peer that has
+// not acknowledged the last one gets the next when it does, or when that is late: so
+// however often a statement changes, each peer is told as often as it can follow.
+func (c *Core) tellStatement() {
 	if c.said == nil {
 		return
 	}
-	var from *Statement
-	if old != nil && p.sent == old.Version && !p.foreign {
-		from = old
+	for p := range c.alivePeers() {
+		switch {
+		case p.lost:
+			c.sendStatement(p, nil)
+		case p.acked >= p.sent:
+			c.catchUp(p)
+		}
 	}
+}
+
+// catchUp sends the peer what it has not been sent of the statement. A request and a
+// grant come after the statement that belongs to them, whatever is acknowledged: a
+// handoff waits for nobody.
+func (c *Core) catchUp(p *peer) {
+	switch {
+	case c.said == nil || p.sent >= c.said.Version:
+	case p.foreign:
+		c.sendStatement(p, nil)
+	default:
+		c.sendStatement(p, p.told)
+	}
+}
+
+// sendStatement sends the current statement, as a change of an older one or, without
+// that, whole.
+func (c *Core) sendStatement(p *peer, from *Statement) {
 	d := c.said.delta(from)
 	if from == nil && !p.foreign {
 		d.Mourned = c.mournedFor(p)
 	}
-	p.sent, p.sentAt = c.said.Version, c.now
-	if p.behind == 0 {
+	p.sent, p.told, p.sentAt, p.lost = c.said.Version, c.said, c.now, false
+	if p.behind == 0 && p.acked < p.sent {
 		p.behind = c.now
 	}
 	c.sendSince(p, &Message{Delta: &d}, p.behind)
+}
+
+// acknowledge sends what no message of this step has acknowledged on its way.
+func (c *Core) acknowledge() {
+	for p := range c.alivePeers() {
+		if p.owed {
+			c.send(p, &Message{Ack: &Ack{Nonce: p.Nonce, Version: p.version()}})
+		}
+	}
 }
 
 // askStatement asks a peer for the whole of its statement: it may never have

@@ -16,6 +16,9 @@ func (c *Core) receive(m *Message) {
 	p.latest = max(p.latest, m.Said)
 	p.unanswered = 0
 	c.came(p, m)
+	if m.To != 0 {
+		c.acknowledged(p, m.Heard)
+	}
 	switch {
 	case m.Delta != nil:
 		c.receiveDelta(p, m)
@@ -56,6 +59,9 @@ func (c *Core) receive(m *Message) {
 
 func (c *Core) receiveDelta(p *peer, m *Message) {
 	d := m.Delta
+	if d.From == 0 && m.To != 0 && m.Heard == 0 {
+		p.lost = true // it has only now met this node: what it was sent before it could not use
+	}
 	if p.foreign {
 		d = d.withoutSlots(c.cfg.newSet())
 	} else if !m.fits(c.cfg.slots()) {
@@ -66,7 +72,7 @@ func (c *Core) receiveDelta(p *peer, m *Message) {
 		known = p.said.Version
 	}
 	if d.Version <= known {
-		c.send(p, &Message{Ack: &Ack{Nonce: d.Nonce, Version: known}})
+		p.owed = true
 		return
 	}
 	next, ok := d.apply(p.said)
@@ -85,7 +91,7 @@ func (c *Core) receiveDelta(p *peer, m *Message) {
 		p.lingers = c.cfg.newSet()
 	}
 	c.mournedBy(d.Mourned)
-	c.send(p, &Message{Ack: &Ack{Nonce: d.Nonce, Version: next.Version}})
+	p.owed = true
 	c.forgetConfirmed(p)
 	c.forgetWish(p)
 	c.recallTo(p)
@@ -96,12 +102,20 @@ func (c *Core) receiveAck(p *peer, a *Ack) {
 	if c.said == nil || a.Nonce != c.cfg.Nonce {
 		return
 	}
-	p.acked = max(p.acked, min(a.Version, c.said.Version))
-	if p.behind = 0; p.acked < c.said.Version {
-		p.behind = c.now
+	c.acknowledged(p, a.Version)
+	if p.behind > 0 {
+		p.behind = c.now // it has answered
 	}
-	c.replan = c.replan || c.inQuestion()
-	if a.Lost && a.Version < c.said.Version {
-		c.sendStatement(p, nil)
+	p.lost = p.lost || a.Lost && a.Version < c.said.Version
+}
+
+// acknowledged takes note of the version of this node's statement that the peer has.
+func (c *Core) acknowledged(p *peer, version uint64) {
+	if c.said != nil && version > p.acked {
+		p.acked = min(version, c.said.Version)
+		if p.behind = 0; p.acked < p.sent {
+			p.behind = c.now
+		}
+		c.replan = c.replan || c.inQuestion()
 	}
 }

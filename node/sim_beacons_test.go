@@ -25,11 +25,7 @@ func (w *world) beat(n *simNode) {
 	w.whenAwake(n, func() {
 		w.tellOutside(n)
 		if !n.blocked && len(n.backlog) == 0 { // the loop's own timer
-			w.inTurn(n, func() {
-				if !n.blocked {
-					w.say(n)
-				}
-			})
+			w.inTurn(n, nil)
 		}
 		w.beacon(n)
 	})

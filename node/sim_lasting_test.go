@@ -16,7 +16,7 @@ type troubled struct {
 	clock     simClock       // of its machine
 	format    int            // that it speaks and reads: who has another does not understand it
 	late      Time           // what its loop takes at most until it gets to an event
-	inbox     []func()       // what waits for the loop, if it is late
+	inbox     []Event        // what waits for the loop, if it is late
 	fails     float64        // the share of commits that its kernel refuses
 	forgets   float64        // the share of commits that it makes, and whose answer is lost
 	before    map[Slot]State // what those have changed, as the filter believes it is

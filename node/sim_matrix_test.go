@@ -24,7 +24,7 @@ var openCells = []struct{ fault, change, why string }{
 	{"*messages *n1* lost*", "*n? dies", noWord},
 	{"*messages *n1* lost*", "*", intoTheVoid},
 	{"kernel of n1 refuses", "*", orphansKept},
-	{"kernel of n1 loses all answers", "*", orphansKept},
+	{"kernel of n1 loses * answers", "*", orphansKept},
 	{"n1 cannot arm", "*", claimsKept},
 	{"n1 and n2 cannot arm", "*", claimsKept},
 }

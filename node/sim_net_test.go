@@ -73,6 +73,7 @@ func (w *world) transmit(n *simNode, e Send) {
 	if f.lost || n.format != to.format || w.dropped(n, to, e.Message) {
 		return
 	}
+	w.count(n, to, e.Message)
 	m := w.coded(n, e.Message)
 	w.recordMessage(to, m)
 	copies := 1

@@ -48,6 +48,10 @@ type world struct {
 	// detect, if set, says how long a failure detector takes for a death.
 	detect func(observer, dead *simNode) Time
 
+	// stepTime is how long a step of the loop takes: what comes meanwhile is taken together.
+	stepTime Time
+	meter    *meter // nil: nothing is counted
+
 	books
 	judge
 	talks
@@ -92,8 +96,10 @@ type simNode struct {
 	unread         []func() // what waits to be read
 	blocked        bool     // the core makes no progress, though its process runs
 	backlog        []Event  // that wait for the core to go on
-	kicked         bool     // a beacon is about to leave out of turn
-	tending        bool     // the herald will be looked at
+	busy           Time     // until then the loop is at its last step
+	meter          nodeMeter
+	kicked         bool // a beacon is about to leave out of turn
+	tending        bool // the herald will be looked at
 	arming         bool
 	takes          int // how many buckets its kernel has begun to accept
 	reset          int // how many of its flows others have reset
@@ -154,6 +160,9 @@ func newWorld(seed uint64, tracing bool, nodes int, net simNet) *world {
 		rng:     rand.New(rand.NewPCG(seed, 0)), now: ms, cut: map[[2]int]bool{}, wireCut: map[[2]int]bool{}, unicastCut: map[[2]int]bool{}, gossipCut: map[[2]int]bool{}, net: net, beacons: true, timing: simDetect,
 		buckets: 64, services: 1, coding: seed%8 == 0,
 	}
+	if seed%3 == 2 {
+		w.stepTime = ms / 5
+	}
 	for i := range nodes {
 		w.nodes = append(w.nodes, &simNode{index: i, name: fmt.Sprintf("n%d", i), revision: 1})
 	}
@@ -210,52 +219,62 @@ func (w *world) run(d Time) {
 // randomly returns a time below the limit.
 func (w *world) randomly(limit Time) Time { return Time(w.rng.Int64N(int64(limit))) }
 
-// step gives a node an event, once its loop gets to it.
-func (w *world) step(n *simNode, ev Event) {
+// step gives a node events, once its loop gets to them.
+func (w *world) step(n *simNode, evs ...Event) {
 	if n.core != nil {
-		w.inTurn(n, func() { w.handle(n, ev) })
+		w.inTurn(n, evs...)
 	}
 }
 
-// inTurn is the loop: it does one thing after the other, and may be late.
-func (w *world) inTurn(n *simNode, do func()) {
-	if n.late == 0 && len(n.inbox) == 0 {
-		do()
+// inTurn is the loop: it takes together what has come since it was here last, and may be
+// late. An event that is nil is the loop's own timer, by which the herald has its word.
+func (w *world) inTurn(n *simNode, evs ...Event) {
+	if n.late == 0 && w.now >= n.busy && len(n.inbox) == 0 {
+		w.handle(n, evs)
 		return
 	}
-	if n.inbox = append(n.inbox, do); len(n.inbox) == 1 {
+	first := len(n.inbox) == 0
+	if n.inbox = append(n.inbox, evs...); first {
 		w.turn(n)
 	}
 }
 
 // turn is when the loop next gets to what waits: it takes all that is there.
 func (w *world) turn(n *simNode) {
-	core := n.core
-	w.at(ms/20+w.randomly(n.late+1), func() {
-		if n.core != core {
-			return
-		}
-		batch := n.inbox
-		n.inbox = nil
-		for _, do := range batch {
-			if n.core == core {
-				do()
-			}
+	core, wait := n.core, n.busy-w.now
+	if n.late > 0 {
+		wait = max(wait, ms/20+w.randomly(n.late+1))
+	}
+	w.at(wait, func() {
+		if n.core == core {
+			evs := n.inbox
+			n.inbox = nil
+			w.handle(n, evs)
 		}
 	})
 }
 
-// handle carries out what the core makes of an event.
-func (w *world) handle(n *simNode, ev Event) {
+// handle carries out what the core makes of events.
+func (w *world) handle(n *simNode, evs []Event) {
+	if slices.Contains(evs, nil) {
+		if !n.blocked && len(n.backlog) == 0 {
+			w.say(n)
+		}
+		evs = slices.DeleteFunc(evs, func(ev Event) bool { return ev == nil })
+	}
+	if len(evs) == 0 {
+		return
+	}
 	if n.core == nil {
 		return
 	}
 	core := n.core
 	if w.now < n.stalled || n.blocked || len(n.backlog) > 0 {
-		w.later(n, ev)
+		w.later(n, evs)
 		return
 	}
-	for _, e := range core.Step(w.time(n), ev) {
+	n.busy = w.now + w.stepTime
+	for _, e := range w.measured(n, core, evs) {
 		switch e := e.(type) {
 		case Commit:
 			w.log("%s commits %d changes (%d)", n.name, len(e.Changes), e.ID)
@@ -317,10 +336,11 @@ func (w *world) handle(n *simNode, ev Event) {
 	})
 }
 
-// later keeps the event for a node that does nothing now, until it runs.
-func (w *world) later(n *simNode, ev Event) {
-	n.backlog = append(n.backlog, ev)
-	if len(n.backlog) == 1 {
+// later keeps events for a node that does nothing now, until it runs.
+func (w *world) later(n *simNode, evs []Event) {
+	first := len(n.backlog) == 0
+	n.backlog = append(n.backlog, evs...)
+	if first {
 		w.catchUp(n)
 	}
 }
@@ -335,9 +355,7 @@ func (w *world) catchUp(n *simNode) {
 		default:
 			backlog := n.backlog
 			n.backlog = nil
-			for _, ev := range backlog {
-				w.step(n, ev)
-			}
+			w.handle(n, backlog)
 		}
 	})
 }
@@ -415,7 +433,7 @@ func (w *world) start(n *simNode) {
 	}
 	n.boot = w.rng.Uint64() | 1
 	w.recordBoot(n)
-	n.stalled, n.backlog, n.starved, n.unread, n.inbox, n.before = 0, nil, 0, nil, nil, map[Slot]State{}
+	n.stalled, n.busy, n.backlog, n.starved, n.unread, n.inbox, n.before = 0, 0, nil, 0, nil, nil, map[Slot]State{}
 	services := make([]Service, w.services)
 	for i := range services {
 		services[i] = Service{Name: fmt.Sprintf("s%d", i), Checked: w.checked, Linger: true, LingerAll: w.wholes}
