@@ -59,6 +59,7 @@ type Herald struct {
 	unicastAt  Time // when everybody is due for a beacon by unicast
 	sentAt     Time // when the last beacon was made; 0: never
 	resumedAt  Time // when beacons began again after a silence of D; 0: they never stopped
+	servingAt  Time // since when beacons say that this node serves; 0: they do not
 
 	told     map[Incarnation]Bulletin // by beacons, as the core knows it
 	heralded Heralded                 // as the core knows it
@@ -246,6 +247,12 @@ func (h *Herald) Beacon(now Time, b *Beacon) (marked, ok bool) {
 	if h.word.Epoch != h.epoch || h.mute() && !h.retired {
 		b.Phase = Joining // the core will say so too
 	}
+	switch {
+	case !b.Phase.Serving():
+		h.servingAt = 0
+	case h.servingAt == 0:
+		h.servingAt = now
+	}
 	if h.mute() {
 		b.WireProof, b.Peers = false, b.Peers[:0]
 	}
@@ -410,10 +417,11 @@ func (h *Herald) Deadline(now Time) Time {
 // AppendUnicast appends to buf to whom the beacon that was made last should go by
 // unicast too: to those who may not get it on the wire, and to everybody once a second.
 // A node without the lease that it needs speaks to everybody: they may have ceased
-// to listen to it.
+// to listen to it. So does one that has just begun to serve, until it may take over from
+// the dead: whoever it does not hear must have had every chance to hear of it.
 func (h *Herald) AppendUnicast(buf []Incarnation, now Time) []Incarnation {
 	now = h.at(now)
-	all := h.retired || h.needsLease(now) && h.leaseUntil == 0
+	all := h.retired || h.needsLease(now) && h.leaseUntil == 0 || h.servingAt > 0 && now-h.servingAt <= 2*h.detect.D
 	if now >= h.unicastAt {
 		h.unicastAt, all = now+unicastPeriod, true
 	}

@@ -90,3 +90,28 @@ func TestRestartedAndHeardThroughAThird(t *testing.T) {
 		w.heal()
 	})
 }
+
+// TestANewcomerSpeaksToAll is invariant 1: nobody hears n0, and n1 is not heard on the
+// wire, so that n0 hears it by unicast, and once n1 holds n0 dead once a second. As long as
+// n1 does not serve n0 goes on. Before n1 takes over it must have told n0 that it serves.
+func TestANewcomerSpeaksToAll(t *testing.T) {
+	forSeeds(t, 15, func(seed uint64, tracing bool) *world {
+		w := newWorld(seed, tracing, 2, calmNet())
+		w.layOut()
+		w.nodes[1].revision = -1 // it does not serve
+		w.start(w.nodes[0])
+		w.run(8 * time.Second)
+		w.start(w.nodes[1])
+		w.run(8 * time.Second)
+		w.strict = true
+		w.wireCut[[2]int{1, 0}] = true
+		w.step(w.nodes[1], OtherKey{Why: "seeds that answer have another key"}) // nor will it alone, for a while
+		w.muteBeacons(w.nodes[0])
+		w.run(2*time.Second + w.randomly(time.Second))
+		w.expect(w.nodes[0].owns() == w.buckets && w.nodes[0].leased, "a deaf newcomer has stopped n0")
+		w.step(w.nodes[1], OtherKey{})
+		w.run(15 * time.Second)
+		w.expect(w.unowned() == 0 && w.nodes[1].leased, "%d buckets have no owner; %v", w.unowned(), w.phases())
+		return w
+	})
+}
