@@ -152,6 +152,7 @@ func (h *Herald) fallSilent() {
 		h.mutedAt = 0
 	case h.mutedAt == 0:
 		h.mutedAt = max(h.now, 1)
+		h.live.Hush()
 	}
 }
 
@@ -238,6 +239,9 @@ func (h *Herald) Beacon(now Time, b *Beacon) (marked, ok bool) {
 		h.resumedAt = now
 	}
 	h.sentAt = now
+	if !h.mute() {
+		h.live.Speak(now)
+	}
 	proof, _ := h.live.WireProof(now)
 	*b = Beacon{
 		Incarnation: h.self, Seq: SeqAt(now), Phase: h.word.Phase, Weight: h.word.Weight, Unfit: h.word.Unfit,

@@ -155,13 +155,14 @@ type Liveness struct {
 	// attends. What has come and waits to be heard ends no silence yet, but it is none.
 	heardAll   Time
 	attends    bool
+	spokeAt    Time         // when this node last spoke, see Speak; noTime: it has not, or need not
 	neighbours []*neighbour // in rising order of their keys
 	changes    []StandingChange
 }
 
 // NewLiveness returns the liveness of a node that has heard nobody yet.
 func NewLiveness(self Incarnation, detect Detect) *Liveness {
-	return &Liveness{self: self, key: KeyOf(self), detect: detect}
+	return &Liveness{self: self, key: KeyOf(self), detect: detect, spokeAt: noTime}
 }
 
 // Attend says that the time has come to judge, and whether all that has come has been
@@ -266,7 +267,7 @@ func (l *Liveness) Changes(now Time) []StandingChange {
 	att := l.wake(now)
 	for _, n := range l.neighbours {
 		switch {
-		case n.standing == Alive && att >= n.seenAt+l.detect.D:
+		case n.standing == Alive && att >= n.seenAt+l.detect.D && !l.speechless():
 			n.backSeq, n.backAt, n.backSeenAt = n.seenSeq, noTime, noTime
 			l.turn(n, Dead)
 		case n.standing == Dead && l.returned(n, att):

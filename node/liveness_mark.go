@@ -130,10 +130,10 @@ func (l *Liveness) group() int {
 // asked reports whether the lease needs the neighbour's acknowledgement, if those
 // count who have given a sign of life within that time. One that had not heard this node
 // for a while when it gave its last counts for D: it may be about to hold this node dead,
-// and its silence may be a few losses.
+// and its silence may be a few losses. So does everybody while beacons wait to be heard.
 func (l *Liveness) asked(n *neighbour, att, within Time) bool {
 	silent := att - n.seenAt
-	if l.now-silent-n.proven.Time() > 3*l.detect.Interval {
+	if l.now-silent-n.proven.Time() > 3*l.detect.Interval || l.behind() {
 		within = l.detect.D
 	}
 	return (n.serving || n.me&AckHeard != 0) && silent < within

@@ -115,3 +115,29 @@ func TestANewcomerSpeaksToAll(t *testing.T) {
 		return w
 	})
 }
+
+// TestWhoWasSilentFindsNobodyDeadAtOnce is invariant 1: the core of n0 hangs, so that n0
+// is silent for nearly D. n1 does not wait for its acknowledgement meanwhile, and falls
+// mute. When n0 speaks again n1 has to have heard it, and lost its lease, before n0 finds
+// it dead.
+func TestWhoWasSilentFindsNobodyDeadAtOnce(t *testing.T) {
+	forSeeds(t, 5, func(seed uint64, tracing bool) *world {
+		w := newWorld(seed, tracing, 2, calmNet())
+		w.layOut()
+		for _, n := range w.nodes {
+			w.start(n)
+		}
+		w.run(6 * time.Second)
+		w.strict = true
+		n0, n1 := w.nodes[0], w.nodes[1]
+		n0.blocked = true
+		w.at(simDetect.D-simDetect.Interval, func() { w.muteBeacons(n1) })
+		w.at(simDetect.D+simDetect.quiet()+w.randomly(simDetect.quiet()), func() { n0.blocked = false })
+		w.run(5 * time.Second)
+		w.expect(w.unowned() == 0 && n1.core.phase == Joining, "%d buckets have no owner; %v", w.unowned(), w.phases())
+		w.heal()
+		w.run(5 * time.Second)
+		w.settle()
+		return w
+	})
+}

@@ -1,0 +1,38 @@
+package node
+
+// This node's own silence. Whoever hears nothing of this node for quiet() waits no longer
+// for its acknowledgement, and goes on with its lease (liveness_mark.go). Should nobody
+// hear that one, this node must not find it dead before it has spoken again for so long
+// that the other has heard it, and its lease has run out: while this node is silent it
+// finds nobody dead, and when it speaks again it waits with every verdict for L and two
+// intervals.
+
+// Speak tells that this node sends a beacon now.
+func (l *Liveness) Speak(now Time) {
+	att := l.wake(now)
+	if l.speechless() {
+		latest := att - (l.detect.D - l.detect.L - 2*l.detect.Interval)
+		for _, n := range l.neighbours {
+			if n.standing == Alive {
+				n.seenAt = max(n.seenAt, latest)
+			}
+		}
+	}
+	l.spokeAt = l.now
+}
+
+// Hush tells that this node speaks no more, and serves no more. So what it makes of others
+// does no harm.
+func (l *Liveness) Hush() { l.spokeAt = noTime }
+
+// speechless reports whether this node has been silent for so long that its peers may
+// soon go on without it.
+func (l *Liveness) speechless() bool {
+	return l.spokeAt != noTime && l.now-l.spokeAt >= l.detect.quiet()-l.detect.Interval
+}
+
+// behind reports whether beacons wait to be heard, for so long that those who seem to be
+// silent may have spoken.
+func (l *Liveness) behind() bool {
+	return l.attends && l.now-l.slept-l.heardAll > 2*l.detect.Interval
+}
