@@ -205,6 +205,11 @@ func (s *sysctl) String() string { return "net.ipv4.conf." + s.where + "." + s.k
 func (s *sysctl) ensure(index int) (bool, error) {
 	if s.where != "all" {
 		if index != s.index {
+			if s.index > 0 && nameOf(s.index) != s.where { // a new name, and the old settings
+				if err := s.release(); err != nil {
+					return false, err
+				}
+			}
 			s.index, s.changed = index, false
 		}
 		if index == 0 {
@@ -242,9 +247,15 @@ func (s *sysctl) release() error {
 // putBack restores the value, unless somebody has changed ours meanwhile: then that
 // is what he wants.
 func (s *sysctl) putBack() error {
-	now, err := s.read()
+	there := *s
+	if s.index > 0 {
+		if there.where = nameOf(s.index); there.where == "" {
+			return nil // went with the interface
+		}
+	}
+	now, err := there.read()
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // went with the interface
+		return nil // it went just now
 	}
 	if err != nil {
 		return err
@@ -252,7 +263,16 @@ func (s *sysctl) putBack() error {
 	if now != s.want {
 		return nil
 	}
-	return s.write(s.found)
+	return there.write(s.found)
+}
+
+// nameOf is what the interface is called now; "": there is none of that index.
+func nameOf(index int) string {
+	device, err := net.InterfaceByIndex(index)
+	if err != nil {
+		return ""
+	}
+	return device.Name
 }
 
 // path leads to the network namespace of the calling thread.

@@ -187,6 +187,45 @@ func TestDownRestoresTheSettingsOfTheNewInterface(t *testing.T) {
 	}
 }
 
+// An interface that gets another name takes its settings along: they are put back there,
+// by the agent that sees it, that ends, or is started after one that was killed.
+func TestSettingsOfARenamedInterfaceArePutBack(t *testing.T) {
+	for name, ends := range map[string]func(h host, l *Link, d *diary){
+		"seen, and then it ends": func(h host, l *Link, _ *diary) {
+			h.do(l.Hold)
+			h.do(l.Down)
+		},
+		"it ends": func(h host, l *Link, _ *diary) { h.do(l.Down) },
+		"it was killed": func(h host, l *Link, d *diary) {
+			crash(h, l)
+			h.do(d.open(h).Down)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newSegment(t).join("n", "192.0.2.11/24")
+			before := strings.ReplaceAll(snapshot(h), "eth0", "lan0")
+			d := &diary{}
+			l := d.open(h)
+			up(h, l)
+			h.ip("link set eth0 down") // as udev does, before the name
+			h.ip("link set eth0 name lan0")
+			h.ip("link set lan0 up")
+			if got := h.sysctl("lan0/arp_ignore"); got != "1" {
+				t.Fatalf("lan0/arp_ignore is %s: the test is pointless", got)
+			}
+			ends(h, l, d)
+			for _, key := range []string{"arp_ignore", "arp_announce"} {
+				if got := h.sysctl("lan0/" + key); got != "0" {
+					t.Errorf("lan0/%s is %s, and was 0", key, got)
+				}
+			}
+			if strings.Contains(before, "peervip") != strings.Contains(snapshot(h), "peervip") {
+				t.Error("the VIP stays")
+			}
+		})
+	}
+}
+
 func TestUpWithoutTheInterface(t *testing.T) {
 	h := newSegment(t).join("n", "192.0.2.11/24")
 	l := mustOpen(h, nil)

@@ -66,8 +66,13 @@ func (l *Link) recall(here device) {
 			if old.Where != l.config.Interface {
 				on, err = readDevice(old.Where)
 			}
-			if err != nil || on.index != old.Index {
+			if err != nil {
 				continue
+			}
+			if on.index != old.Index { // it went, or has another name now
+				if s.where = nameOf(old.Index); s.where == "" {
+					continue
+				}
 			}
 		}
 		if now, err := s.read(); err != nil || now != old.Set {
