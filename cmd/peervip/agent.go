@@ -46,6 +46,9 @@ this host, can cure what is said. 1: all else. 2: the command line is wrong.`,
 			signals := newSignals() // before the first line of log: its reader may be gone
 			defer signals.stop()
 			log := newAgentLog(source.config, os.Stderr, logsToJournal())
+			end := log.background()
+			defer end()
+			signals.exit = func(code int) { end(); os.Exit(code) }
 			for _, w := range source.warnings {
 				log.Warn(w)
 			}

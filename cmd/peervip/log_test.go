@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -94,3 +96,72 @@ func TestLogIsLost(t *testing.T) {
 type fickleWriter struct{ err error }
 
 func (w *fickleWriter) Write(p []byte) (int, error) { return len(p), w.err }
+
+// A log that nobody reads (a journald that is stopped) holds nobody up: the loop logs, and
+// without the loop the node loses its lease. What finds no room is counted.
+func TestALogThatNobodyReadsHoldsNobodyUp(t *testing.T) {
+	from, to, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	log := newAgentLog(agent.Config{LogFormat: "text"}, to, true)
+	end := log.background()
+	const lines = 5000
+	logged := make(chan struct{})
+	go func() {
+		defer close(logged)
+		for range lines {
+			log.Info(strings.Repeat("x", 100))
+		}
+	}()
+	select {
+	case <-logged:
+	case <-time.After(10 * time.Second):
+		t.Fatal("who logs waits for who reads")
+	}
+	if err := log.err(); err == nil || !strings.Contains(err.Error(), "lines dropped by now") {
+		t.Errorf("%v", err)
+	}
+	began := time.Now()
+	end() // nor is the end held up
+	if took := time.Since(began); took > 10*logEnd {
+		t.Errorf("the end took %v", took)
+	}
+	read := make(chan string)
+	go func() {
+		text, _ := io.ReadAll(from)
+		read <- string(text)
+	}()
+	log.Info("the end")
+	var missing string
+	for missing == "" { // the goroutine goes on when somebody reads
+		time.Sleep(time.Millisecond)
+		if log.err() == nil {
+			to.Close()
+			missing = <-read
+		}
+	}
+	var dropped int
+	_, after, _ := strings.Cut(missing, `<4>level=WARN msg="lines of this log are missing here: whoever reads it did not" lines=`)
+	if _, err := fmt.Sscanf(after, "%d", &dropped); err != nil || dropped+strings.Count(missing, "xxx\n") != lines {
+		t.Errorf("%d lines are said to be missing, and %d are there: %v", dropped, strings.Count(missing, "xxx\n"), err)
+	}
+}
+
+// In the order in which they were logged, and all of them when the log ends.
+func TestLogInTheBackground(t *testing.T) {
+	var out bytes.Buffer
+	log := newAgentLog(agent.Config{LogFormat: "text"}, &out, true)
+	end := log.background()
+	var want strings.Builder
+	for i := range 500 {
+		log.Info("a", "n", i)
+		fmt.Fprintf(&want, "<6>level=INFO msg=a n=%d\n", i)
+	}
+	end()
+	log.Info("after")
+	if got := out.String(); got != want.String()+"<6>level=INFO msg=after\n" {
+		t.Errorf("%s", got)
+	}
+}
