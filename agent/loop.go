@@ -54,6 +54,7 @@ type loop struct {
 	otherKey node.OtherKey    // the same of seeds with another key, as the core was told
 	wire     node.WireChanged // as the core was told last
 
+	batch     []node.Event        // that the core gets together
 	outbox    map[string][][]byte // what is to be sent when the work at hand is done
 	news      news
 	strays    strays
@@ -84,7 +85,7 @@ func (l *loop) now() node.Time { return time.Since(l.origin) + time.Millisecond 
 func (l *loop) wall(t node.Time) time.Time { return l.origin.Add(t - time.Millisecond) }
 
 // post hands the core an event, from any goroutine.
-func (l *loop) post(ev node.Event) { l.queue.put(func() { l.step(ev) }) }
+func (l *loop) post(ev node.Event) { l.queue.put(func() { l.gather(ev) }) }
 
 // run is the loop. It ends with the context, when everything is handed over
 // (errHandedOver), or when the node cannot be part of the cluster.
@@ -104,8 +105,11 @@ func (l *loop) run(ctx context.Context) error {
 			return nil
 		case <-l.queue.ready:
 			for _, work := range l.queue.take() {
-				work()
+				if work(); len(l.batch) >= batchLimit {
+					l.settle()
+				}
 			}
+			l.settle()
 		case <-timer.C:
 			if l.now() >= l.core.Deadline() {
 				l.step(node.Tick{})
@@ -122,6 +126,10 @@ func (l *loop) run(ctx context.Context) error {
 		}
 	}
 }
+
+// batchLimit is how many events are one step at the most: some milliseconds, so that the
+// herald has the core's word in time.
+const batchLimit = 256
 
 // progress is how often the herald hears from the core at the least: beacons need it.
 func (l *loop) progress() time.Duration { return l.cfg.Spec.Detect.Time() / 4 }
@@ -144,7 +152,11 @@ var errStopping = errors.New("this agent is stopping")
 // ask has f done by the loop and waits for it.
 func (l *loop) ask(ctx context.Context, f func()) error {
 	done := make(chan struct{})
-	l.queue.put(func() { f(); close(done) })
+	l.queue.put(func() {
+		l.settle() // f sees what came before it
+		f()
+		close(done)
+	})
 	select {
 	case <-done:
 		return nil
@@ -160,8 +172,16 @@ func (l *loop) ask(ctx context.Context, f func()) error {
 	}
 }
 
-// step gives the core one event and carries out what it wants.
+// step gives the core an event at once, after those that are gathered.
 func (l *loop) step(ev node.Event) {
+	l.gather(ev)
+	l.settle()
+}
+
+// gather keeps an event until all work that waits in the queue has been looked at: what
+// many peers say at once is one step of the core.
+func (l *loop) gather(ev node.Event) {
+	l.batch = append(l.batch, ev)
 	switch ev := ev.(type) {
 	case node.PeerStanding:
 		l.strays.standing(ev)
@@ -170,7 +190,16 @@ func (l *loop) step(ev node.Event) {
 			l.beacons.attach()
 		}
 	}
-	effects := l.core.Step(l.now(), ev)
+}
+
+// settle gives the core the events that are gathered, and carries out what it wants.
+func (l *loop) settle() {
+	if len(l.batch) == 0 {
+		return
+	}
+	batch := l.batch
+	l.batch = nil
+	effects := l.core.Step(l.now(), batch...)
 	for _, effect := range effects {
 		switch e := effect.(type) {
 		case node.Commit:

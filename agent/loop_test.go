@@ -283,6 +283,35 @@ func TestOnlyTheLastRenewalCounts(t *testing.T) {
 	}
 }
 
+// What peers say while the loop is at something else is one step of the core, and each
+// peer is sent one statement for all of it.
+func TestWhatComesTogetherIsOneStep(t *testing.T) {
+	t.Parallel()
+	l := newRig(t, "a").loop
+	l.step(node.Started{})
+	l.flush()
+	version := l.core.Bulletin().Claims
+	peers := []string{"b", "c", "d"}
+	for i, name := range peers {
+		l.post(node.PeerAlive{Incarnation: node.Incarnation{Name: name, Nonce: uint64(i + 1)}})
+	}
+	for _, f := range l.queue.take() {
+		f()
+	}
+	if n := len(l.core.Snapshot().Nodes); n != 1 {
+		t.Errorf("the core knows %d nodes before the queue is empty", n)
+	}
+	l.settle()
+	for _, name := range peers {
+		if n := len(l.outbox[name]); n != 1 {
+			t.Errorf("%s is sent %d messages, want one", name, n)
+		}
+	}
+	if now := l.core.Bulletin().Claims; now > version+1 {
+		t.Errorf("three peers that have come have made %d statements", now-version)
+	}
+}
+
 // The address cannot be brought up: said, and tried again.
 func TestAttachFails(t *testing.T) {
 	t.Parallel()

@@ -31,7 +31,7 @@ func (l *loop) heard(ev gossip.Event) {
 		l.news.forget(ev.Name)
 		l.strays.member(ev.Name, 0)
 		l.ways.forget(ev.Name)
-		l.step(node.PeerDead{Name: ev.Name, Left: ev.Left})
+		l.gather(node.PeerDead{Name: ev.Name, Left: ev.Left})
 		if ev.Left {
 			l.rememberPeers()
 		}
@@ -45,7 +45,7 @@ func (l *loop) heard(ev gossip.Event) {
 		}
 		l.news.toldSpec(x.Name, x.Spec)
 		for _, m := range messages {
-			l.step(node.Received{Message: m})
+			l.gather(node.Received{Message: m})
 		}
 	case gossip.Conflict:
 		if l.isConflict(ev.Name) && l.news.conflict(ev, l.now()) {
@@ -74,7 +74,7 @@ func (l *loop) read(payload []byte, letter bool) {
 		return
 	}
 	l.ways.got(cmp.Or(m.Via, m.From.Name), l.now(), letter)
-	l.step(node.Received{Message: m})
+	l.gather(node.Received{Message: m})
 }
 
 // deliver takes a message that came by a letter, from any goroutine.
@@ -89,12 +89,12 @@ func (l *loop) alive(m gossip.Member) {
 			l.log.Warn("a member cannot be understood", "node", m.Name, "error", err)
 		}
 		l.news.strange[m.Name] = err.Error()
-		l.step(node.PeerDead{Name: m.Name})
+		l.gather(node.PeerDead{Name: m.Name})
 		return
 	}
 	l.news.announced(m.Name, event.SpecDigest)
 	l.strays.member(m.Name, event.Nonce)
-	l.step(event)
+	l.gather(event)
 	l.rememberPeers()
 }
 
@@ -103,6 +103,7 @@ func (l *loop) alive(m gossip.Member) {
 // cluster that it cannot join. One that has served, or has met members (who are not
 // asked again), is not stopped by a stranger among its seeds.
 func (l *loop) attempted(ev gossip.Attempt) {
+	l.settle() // its phase counts
 	l.news.joinErr = l.unreached(ev.Err)
 	joining := l.core.Bulletin().Phase == node.Joining && !l.served
 	alone := ev.Reached == 0 && len(l.strays.members) == 0
