@@ -290,6 +290,7 @@ func (b *beacons) know(k node.Know) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.herald.Know(b.now(), k.Incarnation)
+	b.herald.Reads(k.Incarnation, k.Reads)
 	b.peers[k.Incarnation] = netip.AddrPortFrom(addr, b.port)
 	b.kernel.setPeers(b.sources())
 	return nil

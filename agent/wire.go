@@ -14,6 +14,8 @@ import (
 type meta struct {
 	FormatMin    int    `json:"fmin"`
 	FormatMax    int    `json:"fmax"`
+	BeaconMin    int    `json:"bmin,omitempty"` // formats of beacons; 0: only the first
+	BeaconMax    int    `json:"bmax,omitempty"`
 	Nonce        uint64 `json:"nonce"`
 	BeaconPort   uint16 `json:"beacon"`
 	SpecRevision int    `json:"rev"`
@@ -22,7 +24,8 @@ type meta struct {
 
 func (c Config) meta(nonce uint64) meta {
 	return meta{
-		FormatMin: node.FormatMin, FormatMax: node.FormatMax, Nonce: nonce, BeaconPort: c.BeaconPort,
+		FormatMin: node.FormatMin, FormatMax: node.FormatMax, BeaconMin: node.BeaconMin, BeaconMax: node.BeaconMax,
+		Nonce: nonce, BeaconPort: c.BeaconPort,
 		SpecRevision: c.Spec.Revision, SpecDigest: c.Spec.Digest(),
 	}
 }
@@ -45,6 +48,11 @@ func peerAlive(m gossip.Member) (node.PeerAlive, error) {
 		return node.PeerAlive{}, fmt.Errorf("%s speaks formats %d to %d, this program %d to %d: run versions that are nearer to each other",
 			m.Name, said.FormatMin, said.FormatMax, node.FormatMin, node.FormatMax)
 	}
+	said.BeaconMin, said.BeaconMax = max(said.BeaconMin, 1), max(said.BeaconMax, 1)
+	if said.BeaconMax < node.BeaconMin || said.BeaconMin > node.BeaconMax {
+		return node.PeerAlive{}, fmt.Errorf("%s reads the formats %d to %d of beacons, this program %d to %d: run versions that are nearer to each other",
+			m.Name, said.BeaconMin, said.BeaconMax, node.BeaconMin, node.BeaconMax)
+	}
 	addr := m.Addr.Addr().Unmap()
 	if !addr.Is4() {
 		return node.PeerAlive{}, fmt.Errorf("%s is at %s, and only IPv4 is spoken here: give it an IPv4 address in node.address", m.Name, addr)
@@ -59,6 +67,7 @@ func peerAlive(m gossip.Member) (node.PeerAlive, error) {
 	return node.PeerAlive{
 		Incarnation: node.Incarnation{Name: m.Name, Nonce: said.Nonce}, Address: addr.String(),
 		SpecRevision: said.SpecRevision, SpecDigest: digest,
+		Reads: node.Formats{Message: uint8(min(said.FormatMax, 255)), Beacon: uint8(min(said.BeaconMax, 255))},
 	}, nil
 }
 

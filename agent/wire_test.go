@@ -2,6 +2,7 @@ package agent
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -28,6 +29,7 @@ func TestAnnouncementsAreUnderstood(t *testing.T) {
 	want := node.PeerAlive{
 		Incarnation: node.Incarnation{Name: "b", Nonce: nonce}, Address: "192.0.2.12",
 		SpecRevision: c.Spec.Revision, SpecDigest: c.Spec.digest(),
+		Reads: node.Formats{Message: node.FormatMax, Beacon: node.BeaconMax},
 	}
 	if err != nil || got != want {
 		t.Errorf("%+v, %v, want %+v", got, err, want)
@@ -36,13 +38,14 @@ func TestAnnouncementsAreUnderstood(t *testing.T) {
 
 func TestAnnouncementsThatAreNot(t *testing.T) {
 	for meta, want := range map[string]string{
-		``:                                "what b announces cannot be read (unexpected end of JSON input): is it a peervip of another version?",
-		`[]`:                              "what b announces cannot be read (json: cannot unmarshal array into Go value of type agent.meta): is it a peervip of another version?",
-		`{}`:                              "b speaks formats 0 to 0, this program 1 to 1: run versions that are nearer to each other",
-		`{"fmin":2,"fmax":3}`:             "b speaks formats 2 to 3, this program 1 to 1: run versions that are nearer to each other",
-		`{"fmin":1,"fmax":-1}`:            "b speaks formats 1 to -1, this program 1 to 1: run versions that are nearer to each other",
-		`{"fmin":1,"fmax":1,"spec":"00"}`: "what b announces cannot be read (it has no boot nonce): is it a peervip of another version?",
-		`{"fmin":1,"fmax":1,"nonce":1}`:   `what b announces cannot be read (spec digest "": strconv.ParseUint: parsing "": invalid syntax): is it a peervip of another version?`,
+		``:                                      "what b announces cannot be read (unexpected end of JSON input): is it a peervip of another version?",
+		`[]`:                                    "what b announces cannot be read (json: cannot unmarshal array into Go value of type agent.meta): is it a peervip of another version?",
+		`{}`:                                    "b speaks formats 0 to 0, this program 1 to 1: run versions that are nearer to each other",
+		`{"fmin":2,"fmax":3}`:                   "b speaks formats 2 to 3, this program 1 to 1: run versions that are nearer to each other",
+		`{"fmin":1,"fmax":-1}`:                  "b speaks formats 1 to -1, this program 1 to 1: run versions that are nearer to each other",
+		`{"fmin":1,"fmax":1,"bmin":8,"bmax":9}`: fmt.Sprintf("b reads the formats 8 to 9 of beacons, this program 1 to %d: run versions that are nearer to each other", node.BeaconMax),
+		`{"fmin":1,"fmax":1,"spec":"00"}`:       "what b announces cannot be read (it has no boot nonce): is it a peervip of another version?",
+		`{"fmin":1,"fmax":1,"nonce":1}`:         `what b announces cannot be read (spec digest "": strconv.ParseUint: parsing "": invalid syntax): is it a peervip of another version?`,
 		`{"fmin":1,"fmax":1,"nonce":1,"spec":"-1"}`:       `what b announces cannot be read (spec digest "-1": strconv.ParseUint: parsing "-1": invalid syntax): is it a peervip of another version?`,
 		`{"fmin":1,"fmax":1,"nonce":1,"spec":"1` + "\n}`": `what b announces cannot be read (invalid character '\n' in string literal): is it a peervip of another version?`,
 	} {

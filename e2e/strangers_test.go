@@ -272,11 +272,11 @@ func toTheVIP(t *testing.T, from netip.Addr, mac net.HardwareAddr, payload []byt
 	return buffer.Bytes()
 }
 
-// laterBeacon is a beacon of format 2, of which this program can read the head alone.
+// laterBeacon is a beacon of format 9, of which this program can read the head alone.
 func laterBeacon(cluster string, key []byte, serves bool) func(seq uint64) []byte {
 	return func(seq uint64) []byte {
 		be := binary.BigEndian
-		b := append([]byte("pvub"), 2, 2, 3, 0)
+		b := append([]byte("pvub"), 9, 8, 9, 0)
 		if serves {
 			b[7] = 4
 		}
@@ -311,7 +311,7 @@ func TestAnotherFormat(t *testing.T) {
 
 	stop := foreignBeacons(t, host, addrs[0], mac, laterBeacon("lab", make([]byte, 32), true))
 	start(t, l.Nodes[0])
-	keepsOut(t, l.Nodes[0], "this cluster's address is served already, by nodes that are none of this cluster: "+addrs[0].String()+" (another key; format 2, and this program reads 1)", address+", another key; format 2",
+	keepsOut(t, l.Nodes[0], "this cluster's address is served already, by nodes that are none of this cluster: "+addrs[0].String()+" (another key; format 9, and this program reads 1 to 2)", address+", another key; format 9",
 		"run versions that are nearer to each other", "it may be forged: nobody has answered three echo requests")
 	stop()
 	settle(t, l, l.Nodes[0])
@@ -323,7 +323,7 @@ func TestAnotherFormat(t *testing.T) {
 	}
 	must(t, l.Nodes[0].Stop(patiently(t)))
 	start(t, l.Nodes[1])
-	keepsOut(t, l.Nodes[1], "a member that cannot be understood sends beacons: "+addrs[0].String()+" (format 2, and this program reads 1)", address)
+	keepsOut(t, l.Nodes[1], "a member that cannot be understood sends beacons: "+addrs[0].String()+" (format 9, and this program reads 1 to 2)", address)
 	stop()
 	settle(t, l, l.Nodes[1])
 }

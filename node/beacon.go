@@ -3,6 +3,7 @@ package node
 import (
 	"crypto/hkdf"
 	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"math"
 	"time"
@@ -85,9 +86,39 @@ type PeerAck struct {
 	Acked Seq
 }
 
+// BriefKey stands for an incarnation in a short entry: 20 bits of a hash of its key.
+type BriefKey uint32
+
+// briefKeyBits is how many bits a BriefKey has.
+const briefKeyBits = 20
+
+// Brief returns the key of the incarnation's short entries.
+func (k PeerKey) Brief() BriefKey {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], uint64(k))
+	return BriefKey(xxhash.Sum64(b[:]) >> (64 - briefKeyBits))
+}
+
+// BriefAck is a PeerAck in a few bytes (see liveness_brief.go for what makes it enough).
+type BriefAck struct {
+	Key BriefKey
+	// Number is the low 16 bits of PeerAck.Seq in units of the beacon (Beacon.Unit).
+	Number uint16
+	// Unheard: there is no number, since no beacon of the peer was heard.
+	Unheard bool
+	Flags   AckFlags
+	Acked   Seq
+}
+
 // Beacon is what a node says of itself many times a second.
 type Beacon struct {
 	Incarnation
+	// Format is the one that it is written in; 0 is 1.
+	Format uint8
+	// Lowest and Highest are the formats that the sender reads; 0: see BeaconMin and BeaconMax.
+	Lowest, Highest uint8
+	// Unit is the exponent of the unit of short numbers: 2^Unit microseconds.
+	Unit  uint8
 	Seq   Seq
 	Phase Phase
 	// Weight in tenths of the default weight (see Tenths).
@@ -107,6 +138,8 @@ type Beacon struct {
 	CutOff bool
 	// Peers is what the node says of its peers, in rising order of their keys.
 	Peers []PeerAck
+	// Brief is the same of other peers, in rising order of their keys; from format 2 on.
+	Brief []BriefAck
 }
 
 // BeaconKey authenticates beacons.

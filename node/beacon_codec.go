@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
@@ -11,9 +12,9 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// The layout of a beacon, numbers big endian. The head, its first 32 bytes, and the
-// signature, its last 32, are the same in all formats (see BeaconHead). The head and
-// the length are all that is looked at before the signature is known to be good.
+// The layout of a beacon of format 1, numbers big endian. The head, its first 32 bytes,
+// and the signature, its last 32, are the same in all formats (see BeaconHead). The head
+// and the length are all that is looked at before the signature is known to be good.
 //
 //	0   4  magic
 //	4   1  format of this datagram
@@ -35,7 +36,6 @@ import (
 //	    32 HMAC-SHA256 of all before it
 const (
 	beaconMagic     = 0x70767562 // "pvub"
-	beaconFormat    = 1          // the only one that this program reads and writes
 	beaconHead      = 16
 	beaconFixed     = 61
 	beaconPeer      = 20
@@ -74,24 +74,39 @@ func NewBeaconCodec(cluster string, keys []BeaconKey) *BeaconCodec {
 // Append appends the beacon's datagram to buf. The error is about a beacon that
 // no datagram can hold or no receiver would accept.
 func (c *BeaconCodec) Append(buf []byte, b *Beacon) ([]byte, error) {
-	if !b.valid() {
+	format := max(b.Format, 1)
+	if !b.valid() || format > BeaconMax {
 		return buf, fmt.Errorf("writing a beacon of %q: its fields are not what a beacon may say", b.Name)
 	}
 	start := len(buf)
-	var flags byte
+	if format == 1 {
+		buf = c.append1(buf, b)
+	} else {
+		buf = c.append2(buf, b)
+	}
+	return append(buf, c.sign(c.keys[0], buf[start:])...), nil
+}
+
+// appendHead appends the bytes that mean the same in all formats.
+func (c *BeaconCodec) appendHead(buf []byte, b *Beacon, format, flags byte) []byte {
 	if b.WireProof {
 		flags |= beaconWireProof
 	}
 	if b.CutOff {
 		flags |= beaconCutOff
 	}
-	buf = slices.Grow(buf, beaconFixed+len(b.Name)+beaconPeer*len(b.Peers)+beaconSignature)
 	be := binary.BigEndian
 	buf = be.AppendUint32(buf, beaconMagic)
-	buf = append(buf, beaconFormat, beaconFormat, beaconFormat, flags)
+	buf = append(buf, format, cmp.Or(b.Lowest, BeaconMin), cmp.Or(b.Highest, BeaconMax), flags)
 	buf = be.AppendUint64(buf, c.tag)
 	buf = be.AppendUint64(buf, b.Nonce)
-	buf = be.AppendUint64(buf, uint64(b.Seq))
+	return be.AppendUint64(buf, uint64(b.Seq))
+}
+
+func (c *BeaconCodec) append1(buf []byte, b *Beacon) []byte {
+	buf = slices.Grow(buf, beaconFixed+len(b.Name)+beaconPeer*len(b.Peers)+beaconSignature)
+	buf = c.appendHead(buf, b, 1, 0)
+	be := binary.BigEndian
 	buf = be.AppendUint64(buf, b.View)
 	buf = be.AppendUint64(buf, b.Claims)
 	buf = be.AppendUint64(buf, b.Unfit)
@@ -103,7 +118,7 @@ func (c *BeaconCodec) Append(buf []byte, b *Beacon) ([]byte, error) {
 		buf = be.AppendUint64(buf, uint64(p.Seq))
 		buf = be.AppendUint32(buf, uint32(p.Flags&ackFlags1)<<24|ageOf(p.Acked, b.Seq))
 	}
-	return append(buf, c.sign(c.keys[0], buf[start:])...), nil
+	return buf
 }
 
 // Decode reads a datagram into b, whose memory it uses again. The error is a
@@ -119,41 +134,72 @@ func (c *BeaconCodec) Decode(b *Beacon, datagram []byte) error {
 		return BeaconForeign
 	case len(datagram) < beaconHead:
 		return BeaconTruncated
-	case datagram[4] != beaconFormat || datagram[5] > beaconFormat || datagram[6] < beaconFormat:
+	case !readable(datagram[4], datagram[5], datagram[6]):
 		return BeaconVersion
 	case be.Uint64(datagram[8:]) != c.tag:
 		return BeaconCluster
 	case len(datagram) < beaconFixed+beaconSignature:
 		return BeaconTruncated
 	}
+	read := c.decode1
+	if datagram[4] > 1 {
+		read = c.decode2
+	}
+	if err := read(b, datagram); err != 0 {
+		return err
+	}
+	if !b.valid() {
+		return BeaconMalformed
+	}
+	return nil
+}
+
+// verify reports whether one of the keys has signed the datagram.
+func (c *BeaconCodec) verify(datagram []byte) bool {
+	body := datagram[:len(datagram)-beaconSignature]
+	signature := datagram[len(body):]
+	return slices.ContainsFunc(c.keys, func(key hash.Hash) bool { return hmac.Equal(signature, c.sign(key, body)) })
+}
+
+// decodeHead reads what means the same in all formats.
+func (b *Beacon) decodeHead(body []byte) {
+	be := binary.BigEndian
+	b.Format, b.Lowest, b.Highest, b.Unit, b.Generation = body[4], body[5], body[6], 0, 0
+	b.WireProof, b.CutOff = body[7]&beaconWireProof != 0, body[7]&beaconCutOff != 0
+	b.Nonce = be.Uint64(body[16:])
+	b.Seq = Seq(be.Uint64(body[24:]))
+	b.Peers, b.Brief = b.Peers[:0], b.Brief[:0]
+}
+
+func (b *Beacon) decodeName(text []byte) {
+	if string(text) != b.Name {
+		b.Name = string(text)
+	}
+}
+
+func (c *BeaconCodec) decode1(b *Beacon, datagram []byte) BeaconFault {
 	name, count := int(datagram[59]), int(datagram[60])
 	switch want := beaconFixed + name + count*beaconPeer + beaconSignature; {
 	case len(datagram) < want:
 		return BeaconTruncated
 	case len(datagram) > want:
 		return BeaconMalformed
-	}
-	body := datagram[:len(datagram)-beaconSignature]
-	signature := datagram[len(body):]
-	if !slices.ContainsFunc(c.keys, func(key hash.Hash) bool { return hmac.Equal(signature, c.sign(key, body)) }) {
+	case !c.verify(datagram):
 		return BeaconSignature
 	}
 	// From here on the bytes are those that a node of this cluster has written.
+	body := datagram[:len(datagram)-beaconSignature]
 	if body[7]&^(beaconWireProof|beaconCutOff) != 0 {
 		return BeaconMalformed
 	}
-	if text := body[beaconFixed : beaconFixed+name]; string(text) != b.Name {
-		b.Name = string(text)
-	}
-	b.WireProof, b.CutOff = body[7]&beaconWireProof != 0, body[7]&beaconCutOff != 0
-	b.Nonce = be.Uint64(body[16:])
-	b.Seq = Seq(be.Uint64(body[24:]))
+	be := binary.BigEndian
+	b.decodeHead(body)
+	b.decodeName(body[beaconFixed : beaconFixed+name])
 	b.View = be.Uint64(body[32:])
 	b.Claims = be.Uint64(body[40:])
 	b.Unfit = be.Uint64(body[48:])
 	b.Weight = int(be.Uint16(body[56:]))
 	b.Phase = Phase(body[58])
-	b.Peers = b.Peers[:0]
 	for p := body[beaconFixed+name:]; len(p) > 0; p = p[beaconPeer:] {
 		last := be.Uint32(p[16:])
 		acked, ok := ackedAt(last&noAge, b.Seq)
@@ -164,10 +210,7 @@ func (c *BeaconCodec) Decode(b *Beacon, datagram []byte) error {
 			Key: PeerKey(be.Uint64(p)), Seq: Seq(be.Uint64(p[8:])), Flags: AckFlags(last >> 24), Acked: acked,
 		})
 	}
-	if !b.valid() {
-		return BeaconMalformed
-	}
-	return nil
+	return 0
 }
 
 // sign returns the signature in memory that the next call uses again.
@@ -200,13 +243,20 @@ func ackedAt(age uint32, seq Seq) (acked Seq, ok bool) {
 // what was read is valid.
 func (b *Beacon) valid() bool {
 	if !validBeaconName(b.Name) || b.Seq == 0 || b.Seq > maxSeq || b.Phase > Leaving ||
-		b.Weight < 1 || b.Weight > Tenths(MaxWeight) || len(b.Peers) > MaxBeaconPeers {
+		b.Weight < 1 || b.Weight > Tenths(MaxWeight) || len(b.Peers)+len(b.Brief) > MaxBeaconPeers ||
+		b.Format < 2 && len(b.Brief) > 0 || b.Unit > maxUnit {
 		return false
 	}
 	for i, p := range b.Peers {
 		if p.Seq > maxSeq || p.Flags > knownAckFlags ||
 			p.Seq == 0 && p.Flags&(AckHeard|AckOnWire) != 0 ||
 			i > 0 && p.Key <= b.Peers[i-1].Key {
+			return false
+		}
+	}
+	for i, p := range b.Brief {
+		if p.Key>>briefKeyBits != 0 || p.Flags > knownAckFlags || p.Unheard && (p.Number != 0 || p.Flags&(AckHeard|AckOnWire) != 0) ||
+			p.Flags&(AckOnWire|AckHeard) == AckOnWire || !slices.Contains(briefStandings[:], p.Flags&ackStanding) || i > 0 && p.Key <= b.Brief[i-1].Key {
 			return false
 		}
 	}

@@ -1,11 +1,6 @@
 package node
 
-import (
-	"crypto/hmac"
-	"encoding/binary"
-	"hash"
-	"slices"
-)
+import "encoding/binary"
 
 // BeaconHead is what a beacon says in clear, the same in all formats, for ever: bytes 0
 // to 31. The last 32 bytes of a beacon are the HMAC of all before them, in all formats
@@ -72,15 +67,13 @@ func (d Difference) Names() []string {
 // Difference compares a beacon with this cluster's.
 func (c *BeaconCodec) Difference(head BeaconHead, datagram []byte) Difference {
 	var d Difference
-	body := datagram[:len(datagram)-beaconSignature]
-	signature := datagram[len(body):]
-	if !slices.ContainsFunc(c.keys, func(key hash.Hash) bool { return hmac.Equal(signature, c.sign(key, body)) }) {
+	if !c.verify(datagram) {
 		d |= DiffersKey
 	}
 	if head.Tag != c.tag {
 		d |= DiffersName
 	}
-	if head.Format != beaconFormat || head.Lowest > beaconFormat || head.Highest < beaconFormat {
+	if !readable(head.Format, head.Lowest, head.Highest) {
 		d |= DiffersFormat
 	}
 	return d

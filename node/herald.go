@@ -58,8 +58,11 @@ type Herald struct {
 	tried      Time // when a beacon last had the mark, or was sent because it might
 	unicastAt  Time // when everybody is due for a beacon by unicast
 	sentAt     Time // when the last beacon was made; 0: never
-	resumedAt  Time // when beacons began again after a silence of D; 0: they never stopped
-	servingAt  Time // since when beacons say that this node serves; 0: they do not
+	number     Seq  // of that beacon
+	format     formatChoice
+	reads      uint8 // the highest format that this program reads
+	resumedAt  Time  // when beacons began again after a silence of D; 0: they never stopped
+	servingAt  Time  // since when beacons say that this node serves; 0: they do not
 
 	told     map[Incarnation]Bulletin // by beacons, as the core knows it
 	heralded Heralded                 // as the core knows it
@@ -81,7 +84,7 @@ type Lapses struct {
 // (1/HZ): it keeps a lease for up to two of them less.
 func NewHerald(self Incarnation, detect Detect, tick Time) *Herald {
 	return &Herald{
-		self: self, detect: detect, tick: tick, live: NewLiveness(self, detect), told: map[Incarnation]Bulletin{},
+		self: self, detect: detect, tick: tick, live: NewLiveness(self, detect), reads: BeaconMax, told: map[Incarnation]Bulletin{},
 	}
 }
 
@@ -244,10 +247,16 @@ func (h *Herald) Beacon(now Time, b *Beacon) (marked, ok bool) {
 	}
 	proof, _ := h.live.WireProof(now)
 	*b = Beacon{
-		Incarnation: h.self, Seq: SeqAt(now), Phase: h.word.Phase, Weight: h.word.Weight, Unfit: h.word.Unfit,
+		Incarnation: h.self, Format: h.format.choose(now, max(formatPatience, 2*h.detect.D), h.live.allRead(h.reads)),
+		Lowest: BeaconMin, Highest: h.reads,
+		Seq: SeqAt(now), Phase: h.word.Phase, Weight: h.word.Weight, Unfit: h.word.Unfit,
 		View: h.word.View, Claims: h.word.Claims, CutOff: h.word.CutOff, WireProof: proof,
-		Peers: h.live.AppendAcks(b.Peers[:0], now),
+		Peers: h.live.AppendAcks(b.Peers[:0], now), Brief: b.Brief[:0],
 	}
+	if b.Format > 1 {
+		b.Unit, b.Seq = h.detect.unit(), h.detect.numberAt(now, h.number)
+	}
+	h.number = b.Seq
 	if h.word.Epoch != h.epoch || h.mute() && !h.retired {
 		b.Phase = Joining // the core will say so too
 	}
@@ -260,6 +269,10 @@ func (h *Herald) Beacon(now Time, b *Beacon) (marked, ok bool) {
 	if h.mute() {
 		b.WireProof, b.Peers = false, b.Peers[:0]
 	}
+	if b.Format > 1 {
+		h.live.condense(now, b)
+	}
+	h.live.sent.add(b.Seq)
 	if h.leaseUntil > now && h.needsLease(now) && now < h.live.MarkUntil(now) {
 		h.leaseUntil, h.tried = now+h.held(h.detect.L), now
 		return true, true

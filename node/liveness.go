@@ -90,6 +90,7 @@ type StandingChange struct {
 type neighbour struct {
 	Incarnation
 	key      PeerKey
+	reads    uint8 // the highest format of beacons that it reads, as far as is known
 	standing Standing
 	named    bool // told of by the shell: it stays though it is silent
 	clone    bool // refused, and the incarnation that has the name has spoken since
@@ -131,6 +132,8 @@ type neighbour struct {
 	proven Seq
 	said   [8]utterance // the last beacons of it that told of this node
 	next   int
+
+	short shortened
 }
 
 // utterance is one beacon of a neighbour, and which beacon of this node it told of.
@@ -158,6 +161,11 @@ type Liveness struct {
 	spokeAt    Time         // when this node last spoke, see Speak; noTime: it has not, or need not
 	neighbours []*neighbour // in rising order of their keys
 	changes    []StandingChange
+
+	sent      sentNumbers
+	index     []briefPlace // of the neighbours and this node, in rising order; nil: to be made anew
+	nextWhole int          // the acknowledgement from where on some are whole
+	entries   []entry      // of the beacon at hand
 }
 
 // NewLiveness returns the liveness of a node that has heard nobody yet.
@@ -240,6 +248,12 @@ func (l *Liveness) Forget(inc Incarnation, gone bool) {
 }
 
 func (l *Liveness) drop(inc Incarnation) {
+	l.index = nil
+	for i := range l.entries {
+		if e := &l.entries[i]; e.who != nil && e.who.Incarnation == inc {
+			e.who = nil
+		}
+	}
 	l.neighbours = slices.DeleteFunc(l.neighbours, func(n *neighbour) bool { return n.Incarnation == inc })
 }
 
@@ -278,9 +292,13 @@ func (l *Liveness) Changes(now Time) []StandingChange {
 		}
 	}
 	// Who only passed by leaves no trace.
+	before := len(l.neighbours)
 	l.neighbours = slices.DeleteFunc(l.neighbours, func(n *neighbour) bool {
 		return !n.named && (n.standing == Unheard || n.standing == Refused) && att >= n.spokeAt+l.detect.D
 	})
+	if len(l.neighbours) != before {
+		l.index = nil
+	}
 	changes := l.changes
 	l.changes = nil
 	slices.SortStableFunc(changes, func(a, b StandingChange) int {
@@ -346,7 +364,7 @@ func (l *Liveness) admit(inc Incarnation, named bool, att Time) *neighbour {
 		i, _ = l.search(KeyOf(inc))
 	}
 	n := &neighbour{
-		Incarnation: inc, key: KeyOf(inc),
+		Incarnation: inc, key: KeyOf(inc), reads: BeaconMin,
 		firstAt: att, spokeAt: noTime, heardAt: noTime, seenAt: noTime, backAt: noTime, backSeenAt: noTime,
 	}
 	for m := range n.mediums {
@@ -356,6 +374,7 @@ func (l *Liveness) admit(inc Incarnation, named bool, att Time) *neighbour {
 		n.standing = Refused
 	}
 	l.neighbours = slices.Insert(l.neighbours, i, n)
+	l.index = nil
 	return n
 }
 
@@ -385,6 +404,7 @@ func (l *Liveness) evict(forMember bool, att Time) bool {
 		return false
 	}
 	l.neighbours = slices.Delete(l.neighbours, least, least+1)
+	l.index = nil
 	return true
 }
 

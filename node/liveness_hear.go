@@ -85,11 +85,12 @@ func (l *Liveness) Hear(now Time, medium Medium, b *Beacon) Hearing {
 		n.speaksSince = att
 	}
 	copied.seq, n.seq, n.spokeAt = b.Seq, b.Seq, att
+	n.short.numberedAt, n.reads = l.now, max(b.Highest, BeaconMin)
 	if n.standing == Gone {
 		return Hearing{Kind: HeardGone}
 	}
 
-	mine := b.about(l.key)
+	mine := l.read(n, b)
 	if mine.Seq.Time() > l.now { // not of this clock
 		mine = PeerAck{}
 	}
@@ -101,8 +102,11 @@ func (l *Liveness) Hear(now Time, medium Medium, b *Beacon) Hearing {
 	}
 	copied.at = att
 	n.heard, n.heardAt = b.Seq, att
+	if fresh {
+		n.short.anchor, n.short.anchorAt = b.Seq, l.now
+	}
 	l.seen(n, b.Seq, fresh, att)
-	n.take(b, mine, l.key)
+	l.take(n, b, mine)
 	l.learn(n, b, mine, att)
 	return Hearing{Kind: kind, Believed: n.standing != Refused, Yield: l.yieldsTo(n), Doubted: l.doubtedBy(n, att)}
 }
@@ -157,6 +161,7 @@ func (l *Liveness) rival(n *neighbour, fresh bool) HearingKind {
 func (l *Liveness) seen(n *neighbour, seq Seq, fresh bool, att Time) {
 	if seq > n.seenSeq {
 		n.seenSeq, n.seenAt = seq, att
+		n.short.seenAt = l.now
 	}
 	if n.standing != Dead || !fresh || seq <= n.backSeq {
 		return
@@ -170,19 +175,52 @@ func (l *Liveness) seen(n *neighbour, seq Seq, fresh bool, att Time) {
 	}
 }
 
+// entry is what a beacon says of one peer, and who that is.
+type entry struct {
+	PeerAck
+	who   *neighbour // nil: this node, or nobody that it knows, or it cannot be told who of two
+	known bool       // it may be a neighbour, or is this node
+}
+
+// read takes the entries of a beacon apart, and returns the one of this node. They stay in
+// l.entries until the next beacon.
+func (l *Liveness) read(n *neighbour, b *Beacon) (mine PeerAck) {
+	l.entries, n.short.unread = l.entries[:0], false
+	i := 0
+	for k := range b.Peers {
+		ack := &b.Peers[k]
+		for i < len(l.neighbours) && l.neighbours[i].key < ack.Key {
+			i++
+		}
+		e := entry{PeerAck: *ack}
+		switch {
+		case ack.Key == l.key:
+			mine, e.known = *ack, true
+		case i < len(l.neighbours) && l.neighbours[i].key == ack.Key:
+			e.who, e.known = l.neighbours[i], true
+		}
+		l.entries = append(l.entries, e)
+	}
+	if len(b.Brief) > 0 {
+		l.readBrief(n, b, &mine)
+	}
+	return mine
+}
+
 // take notes what the neighbour says of itself and of this node.
-func (n *neighbour) take(b *Beacon, mine PeerAck, self PeerKey) {
+func (l *Liveness) take(n *neighbour, b *Beacon, mine PeerAck) {
 	n.phase, n.serving, n.wireProof = b.Phase, b.Phase.Serving(), b.WireProof
 	n.me = mine.Flags
 	n.group, n.hearsWire = 1, false
 	n.holdsDead = n.holdsDead[:0]
-	for i := range b.Peers {
-		if b.Peers[i].Flags&AckAlive != 0 {
+	for i := range l.entries {
+		e := &l.entries[i]
+		if e.Flags&AckAlive != 0 {
 			n.group++
 		}
-		n.hearsWire = n.hearsWire || b.Peers[i].Key != self && b.Peers[i].Flags&AckOnWire != 0
-		if b.Peers[i].Flags&AckDead != 0 {
-			n.holdsDead = append(n.holdsDead, b.Peers[i].Key)
+		n.hearsWire = n.hearsWire || e.Key != l.key && e.Flags&AckOnWire != 0
+		if e.Flags&AckDead != 0 {
+			n.holdsDead = append(n.holdsDead, e.Key)
 		}
 	}
 }
@@ -191,25 +229,22 @@ func (n *neighbour) take(b *Beacon, mine PeerAck, self PeerKey) {
 func (l *Liveness) learn(n *neighbour, b *Beacon, mine PeerAck, att Time) {
 	l.proveDirectly(n, b.Seq, mine)
 	n.hearsOthers = false
-	i := 0
-	for k := range b.Peers {
-		ack := &b.Peers[k]
-		for i < len(l.neighbours) && l.neighbours[i].key < ack.Key {
-			i++
-		}
-		if i == len(l.neighbours) || l.neighbours[i].key != ack.Key {
+	for i := range l.entries {
+		e := &l.entries[i]
+		o := e.who
+		if o == nil {
 			const serves = AckAlive | AckServing
-			n.hearsOthers = n.hearsOthers || ack.Key != l.key && ack.Flags&serves == serves
+			n.hearsOthers = n.hearsOthers || !e.known && e.Flags&serves == serves
 			continue
 		}
-		if o := l.neighbours[i]; o != n {
-			if n.standing != Refused && ack.Flags&AckHeard != 0 && l.succeeds(o) {
-				i, _ = l.search(ack.Key) // the one before it is gone
+		if o != n && e.Seq > 0 {
+			if n.standing != Refused && e.Flags&AckHeard != 0 {
+				l.succeeds(o)
 			}
-			if n.standing != Refused && o.standing != Refused && o.standing != Gone && ack.Flags&AckHeard != 0 {
-				l.hearsay(o, ack, att)
+			if n.standing != Refused && o.standing != Refused && o.standing != Gone && e.Flags&AckHeard != 0 {
+				l.hearsay(o, &e.PeerAck, att)
 			}
-			l.proveThrough(n, o, ack)
+			l.proveThrough(n, o, &e.PeerAck)
 		}
 	}
 }

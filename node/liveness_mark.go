@@ -241,7 +241,7 @@ func (l *Liveness) AppendAcks(buf []PeerAck, now Time) []PeerAck {
 				ack.Flags |= AckRefused
 			}
 		}
-		if n.standing != Refused && n.seq > 0 && n.heard == n.seq && att-n.heardAt < l.detect.D {
+		if n.standing != Refused && n.seq > 0 && n.heard == n.seq && att-n.heardAt < l.detect.D && !n.short.unread {
 			ack.Flags |= AckHeard
 		}
 		if ack.Flags&AckHeard != 0 && att-n.mediums[Wire].at < l.detect.D {

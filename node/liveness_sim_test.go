@@ -17,6 +17,8 @@ const mil = Time(time.Millisecond)
 type liveWorld struct {
 	rng    *rand.Rand
 	detect Detect
+	format uint8 // of beacons; they take the way of their codec
+	codec  *BeaconCodec
 	now    Time
 	order  int
 	queue  liveQueue
@@ -57,7 +59,8 @@ type liveNode struct {
 	doubt   map[Incarnation]Time // since when a verdict stood against a valid lease
 	silent  map[Incarnation]bool // of whom it had no sign of life when it last prolonged its lease
 	nextUni Time
-	acks    []PeerAck
+	number  Seq // of its last beacon
+	got     Beacon
 }
 
 type liveEvent struct {
@@ -81,9 +84,9 @@ func (q *liveQueue) Pop() any {
 	return e
 }
 
-func newLiveWorld(seed uint64, nodes int, detect Detect) *liveWorld {
+func newLiveWorld(seed uint64, nodes int, detect Detect, format uint8) *liveWorld {
 	w := &liveWorld{
-		rng: rand.New(rand.NewPCG(seed, 1)), detect: detect,
+		rng: rand.New(rand.NewPCG(seed, 1)), detect: detect, format: format, codec: NewBeaconCodec("web", nil),
 		loss: func(int, int, Medium) float64 { return 0 },
 	}
 	for i := range nodes {
@@ -235,11 +238,20 @@ func (n *liveNode) settle() {
 
 func (n *liveNode) send() {
 	w, now := n.w, n.clock()
-	n.acks = n.live.AppendAcks(nil, now)
 	proof, _ := n.live.WireProof(now)
 	b := &Beacon{
-		Incarnation: n.live.self, Seq: SeqAt(now), Phase: n.phase, Weight: 10,
-		WireProof: proof, Peers: n.acks,
+		Incarnation: n.live.self, Format: w.format, Seq: SeqAt(now), Phase: n.phase, Weight: 10,
+		WireProof: proof, Peers: n.live.AppendAcks(nil, now),
+	}
+	if w.format > 1 {
+		b.Unit, b.Seq = w.detect.unit(), w.detect.numberAt(now, n.number)
+		n.live.condense(now, b)
+	}
+	n.number = b.Seq
+	n.live.sent.add(b.Seq)
+	datagram, err := w.codec.Append(nil, b)
+	if err != nil {
+		panic(err)
 	}
 	n.mark(n.phase == Active && now < n.live.MarkUntil(now))
 	silent := n.live.SilentOnWire(now)
@@ -251,9 +263,9 @@ func (n *liveNode) send() {
 		if peer == n {
 			continue
 		}
-		w.carry(n, peer, Wire, b)
+		w.carry(n, peer, Wire, datagram)
 		if second || slices.Contains(silent, peer.live.self) {
-			w.carry(n, peer, Unicast, b)
+			w.carry(n, peer, Unicast, datagram)
 		}
 	}
 }
@@ -287,7 +299,7 @@ func (n *liveNode) mark(marked bool) {
 	w.judge()
 }
 
-func (w *liveWorld) carry(from, to *liveNode, medium Medium, b *Beacon) {
+func (w *liveWorld) carry(from, to *liveNode, medium Medium, b []byte) {
 	if to.down {
 		return
 	}
@@ -298,13 +310,17 @@ func (w *liveWorld) carry(from, to *liveNode, medium Medium, b *Beacon) {
 	w.at(w.now+w.delay(), func() { to.hear(medium, b) })
 }
 
-func (n *liveNode) hear(medium Medium, b *Beacon) {
+func (n *liveNode) hear(medium Medium, datagram []byte) {
 	if n.down {
 		return
 	}
 	if n.w.now < n.stalled {
-		n.waiting = append(n.waiting, func() { n.hear(medium, b) })
+		n.waiting = append(n.waiting, func() { n.hear(medium, datagram) })
 		return
+	}
+	b := &n.got
+	if err := n.w.codec.Decode(b, datagram); err != nil {
+		panic(err)
 	}
 	h := n.live.Hear(n.clock(), medium, b)
 	if h.Yield && n.phase == Active {

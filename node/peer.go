@@ -191,7 +191,7 @@ func (c *Core) newPeer(ev PeerAlive, listed bool) *peer {
 	})
 	c.peers[ev.Name] = p
 	c.sortPeers()
-	c.out = append(c.out, Know{p.Incarnation, p.Address})
+	c.out = append(c.out, Know{p.Incarnation, p.Address, p.Reads.Beacon})
 	return p
 }
 

@@ -110,6 +110,11 @@ func (w *world) retire(n *simNode) {
 
 // send carries a beacon to whom it may concern.
 func (w *world) send(n *simNode, b *Beacon) {
+	if b.Format == 1 { // what it cannot carry
+		for i := range b.Peers {
+			b.Peers[i].Flags &= ackFlags1
+		}
+	}
 	w.recordBeacon(b)
 	unicast := n.herald.AppendUnicast(nil, w.time(n))
 	for _, to := range w.nodes {
@@ -137,7 +142,7 @@ func (w *world) carry(from, to *simNode, medium Medium, b *Beacon) {
 		if to.core == core {
 			w.whenAwake(to, func() {
 				w.read(to, func() {
-					if to.accepts(from) {
+					if to.accepts(from) && b.Format <= to.herald.reads {
 						w.hear(to, medium, b)
 					} else {
 						w.hearOutside(to, from, b)

@@ -193,6 +193,7 @@ func (w *world) gossip(n, p *simNode) {
 			}
 			w.step(n, PeerAlive{
 				Incarnation: Incarnation{p.name, p.boot}, Address: p.address().String(), SpecRevision: p.revision, SpecDigest: uint64(p.revision),
+				Reads: Formats{Message: FormatMax, Beacon: p.herald.reads},
 			})
 			w.exchange(p, n)
 		})

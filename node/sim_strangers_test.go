@@ -1,6 +1,7 @@
 package node
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -37,10 +38,10 @@ func (w *world) hearOutside(n, from *simNode, b *Beacon) {
 	if !n.knows(from) {
 		differs = DiffersKey
 	}
-	if n.format != from.format {
+	if n.format != from.format || b.Format > n.herald.reads {
 		differs |= DiffersFormat
 	}
-	head := BeaconHead{Format: uint8(1 + from.format), Nonce: b.Nonce, Seq: b.Seq, Serves: b.Phase != Joining}
+	head := BeaconHead{Format: max(b.Format, uint8(1+from.format)), Nonce: b.Nonce, Seq: b.Seq, Serves: b.Phase != Joining}
 	n.outside.Hear(w.time(n), from.address(), head, differs)
 	w.tellOutside(n)
 }
@@ -458,11 +459,11 @@ func TestWhatIsSaidOfAStranger(t *testing.T) {
 		DiffersKey:                 "another key" + both + "compare cluster.key_file here and there, or give one of the two clusters another address",
 		DiffersName:                "another cluster.name with this cluster's key" + both + "compare cluster.name here and there, or give",
 		DiffersName | DiffersKey:   "another cluster.name and another key" + both + "compare cluster.name and cluster.key_file here and there, or give",
-		DiffersKey | DiffersFormat: "another key; format 2, and this program reads 1" + both + "compare cluster.key_file here and there, or give one of the two clusters another address; run versions",
-		DiffersFormat:              "format 2, and this program reads 1" + both + "run versions that are nearer to each other",
+		DiffersKey | DiffersFormat: fmt.Sprintf("another key; format 9, and this program reads 1 to %d", BeaconMax) + both + "compare cluster.key_file here and there, or give one of the two clusters another address; run versions",
+		DiffersFormat:              fmt.Sprintf("format 9, and this program reads 1 to %d", BeaconMax) + both + "run versions that are nearer to each other",
 	} {
 		d := activeDesk(t, nil)
-		d.step(StrangersHeard{List: []Stranger{{Address: address(9), MAC: "02:00:00:00:00:09", Differs: differs, Format: 2, Serves: true}}})
+		d.step(StrangersHeard{List: []Stranger{{Address: address(9), MAC: "02:00:00:00:00:09", Differs: differs, Format: 9, Serves: true}}})
 		begin := "a node that is none of this cluster is on the wire: 10.0.0.9 (02:00:00:00:00:09, "
 		if differs == DiffersFormat {
 			begin = "a member that cannot be understood is on the wire: 10.0.0.9 (02:00:00:00:00:09, "

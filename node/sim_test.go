@@ -76,6 +76,7 @@ type simNode struct {
 	revision int        // of the spec that it runs
 	deaf     bool       // its port does not forward: nobody answers on the wire
 	troubled
+	older          bool           // its program reads the first format of beacons only
 	refuses        bool           // its kernel takes no commits
 	refusesChanges bool           // it takes those that change nothing
 	slow           Time           // what a commit takes, if not the network's time
@@ -304,6 +305,7 @@ func (w *world) handle(n *simNode, evs []Event) {
 			w.listFlows(n, e)
 		case Know:
 			n.herald.Know(w.time(n), e.Incarnation)
+			n.herald.Reads(e.Incarnation, e.Reads)
 		case Forget:
 			n.herald.Forget(e.Incarnation, e.Gone)
 		case AskVIP:
@@ -446,6 +448,9 @@ func (w *world) start(n *simNode) {
 		Timing: w.periods(), Silence: w.silence(),
 	})
 	n.herald = NewHerald(n.core.cfg.Incarnation, w.timing, simTick)
+	if n.older {
+		n.herald.reads = BeaconMin
+	}
 	n.outside, n.heardOf = NewStrangers(w.timing.Interval), nil
 	n.lease, n.leased, n.blocked = 0, !w.beacons, false
 	core := n.core

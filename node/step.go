@@ -42,6 +42,7 @@ type (
 		// SpecRevision and SpecDigest are of the spec that the peer runs.
 		SpecRevision int
 		SpecDigest   uint64
+		Reads        Formats
 	}
 
 	// PeerDead: gossip holds the peer dead; Left says that it took its leave.
@@ -256,6 +257,7 @@ type (
 	Know struct {
 		Incarnation
 		Address string
+		Reads   uint8 // the highest format of beacons that it reads; 0: not known
 	}
 
 	// Forget: this incarnation is no more. Gone: it has said itself, though perhaps not in

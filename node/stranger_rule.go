@@ -280,7 +280,7 @@ func (s Stranger) differs() string {
 		parts = append(parts, "another cluster.name and another key")
 	}
 	if s.Differs&DiffersFormat != 0 {
-		parts = append(parts, fmt.Sprintf("format %d, and this program reads %d", s.Format, beaconFormat))
+		parts = append(parts, fmt.Sprintf("format %d, and this program reads %d to %d", s.Format, BeaconMin, BeaconMax))
 	}
 	return strings.Join(parts, "; ")
 }

@@ -222,10 +222,10 @@ func TestTheHeadOfABeaconIsReadInClear(t *testing.T) {
 		{"another name", "wbe", 1, nil, DiffersName, true},
 		{"both", "wbe", 3, nil, DiffersName | DiffersKey, true},
 		{"joining", "wbe", 1, func(d []byte) { d[58] = byte(Joining) }, DiffersName, false},
-		{"another format", "web", 1, func(d []byte) { d[4], d[5], d[6] = 2, 2, 3 }, DiffersFormat, false},
-		{"another format that serves", "web", 1, func(d []byte) { d[4], d[5], d[6], d[7] = 2, 2, 3, 4 }, DiffersFormat, true},
-		{"another format and key", "web", 3, func(d []byte) { d[4], d[5], d[6], d[7] = 2, 2, 3, 4 }, DiffersFormat | DiffersKey, true},
-		{"it does not read this format", "web", 1, func(d []byte) { d[5], d[6] = 2, 2 }, DiffersFormat, true},
+		{"another format", "web", 1, func(d []byte) { d[4], d[5], d[6] = 9, 8, 9 }, DiffersFormat, false},
+		{"another format that serves", "web", 1, func(d []byte) { d[4], d[5], d[6], d[7] = 9, 8, 9, 4 }, DiffersFormat, true},
+		{"another format and key", "web", 3, func(d []byte) { d[4], d[5], d[6], d[7] = 9, 8, 9, 4 }, DiffersFormat | DiffersKey, true},
+		{"it does not read this format", "web", 1, func(d []byte) { d[5], d[6] = 8, 9 }, DiffersFormat, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			datagram := signed(t, c.cluster, c.key, c.change)
