@@ -116,8 +116,9 @@ func (b *beacons) beaconConfig() link.BeaconConfig {
 }
 
 // fresh is how old the decision to mark a beacon may be when it leaves: a peer that
-// has heard nothing since the beacon that was acknowledged A ago takes over after D.
-func fresh(d node.Detect) time.Duration { return max(d.D-d.A-d.L-time.Millisecond, time.Millisecond) }
+// has heard nothing since the beacon that was acknowledged A ago takes over after D, by a
+// clock that may be quicker than this node's.
+func fresh(d node.Detect) time.Duration { return max(d.MaxLate(), time.Millisecond) }
 
 // run is all that beacons do by themselves.
 func (b *beacons) run(ctx context.Context, start func(func() error)) {

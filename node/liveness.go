@@ -48,6 +48,12 @@ func NewDetect(interval Time, misses int) Detect {
 	return Detect{Interval: interval, D: d, A: d * 3 / 10, L: d * 6 / 10 / 1e6 * 1e6, Return: 1e9}
 }
 
+// MaxLate is how much later than it was decided on a marked beacon may leave: half of what
+// A and L leave of D. The other half is for clocks that run at different rates: D by the
+// quickest must not be shorter than A, L and this by the slowest. With L and A as they are
+// that holds for clocks up to 5 % apart.
+func (d Detect) MaxLate() Time { return (d.D - d.A - d.L) / 2 }
+
 // quiet is how long a peer must have been silent before the lease no longer waits
 // for its acknowledgement: long, since a peer that is silent may still hold this
 // node dead, but short enough that the lease outlives the peer's death. With its

@@ -251,6 +251,22 @@ func TestUrgent(t *testing.T) {
 	}
 }
 
+// clocksApart is by how much one clock may be quicker than another.
+const clocksApart = 0.05
+
+// TestClocksApart: D by the quickest clock is no shorter than all that a lease may last,
+// by the slowest, after the last beacon of its holder that was heard.
+func TestClocksApart(t *testing.T) {
+	for interval := 5 * mil; interval <= 10*time.Second; interval *= 2 {
+		for misses := 8; misses <= 1000; misses += 31 {
+			d := NewDetect(interval, misses)
+			if lasts := float64(d.A + d.L + d.MaxLate()); lasts*(1+clocksApart) >= float64(d.D) {
+				t.Fatalf("%v x %d: a lease may last %v of %v", interval, misses, Time(lasts), d.D)
+			}
+		}
+	}
+}
+
 func TestTimingLeavesRoom(t *testing.T) {
 	for interval := 5 * mil; interval <= 10*time.Second; interval *= 2 {
 		for misses := 8; misses <= 1000; misses += 31 {

@@ -199,9 +199,12 @@ func TestVerdictsMeetNoLeaseInChaos(t *testing.T) {
 	t.Logf("%d runs; verdicts over a lease of a node split from its judge: %d", runs, excused)
 }
 
-// liveChaos runs for 20 seconds, and 10 more without trouble.
+// liveChaos runs for 20 seconds, and 10 more without trouble. In every other run clocks
+// are as far apart, and beacons as late, as they may be.
 func liveChaos(seed uint64, tracing bool) *liveWorld {
-	w := newLiveWorld(seed, 2+int(seed%4), NewDetect(20*mil, 10), 1+uint8(seed/4%2))
+	detect := NewDetect(20*mil, 10)
+	apart := clocksApart * float64(seed/8%2)
+	w := newLiveWorldApart(seed, 2+int(seed%4), detect, 1+uint8(seed/4%2), apart, Time(seed/8%2)*detect.MaxLate())
 	w.tracing = tracing
 	slots := len(w.nodes)
 	w.run(time.Second)

@@ -13,7 +13,7 @@ const mil = Time(time.Millisecond)
 // liveWorld runs the liveness of several nodes over lossy links, with a model of
 // the lease in each kernel: a marked beacon that leaves prolongs a valid lease by
 // L; one that has run out is armed anew as soon as the rules allow it. Clocks have
-// different origins. Everything random comes from one seed.
+// different origins, and may run at different rates. Everything random comes from one seed.
 type liveWorld struct {
 	rng    *rand.Rand
 	detect Detect
@@ -23,6 +23,10 @@ type liveWorld struct {
 	order  int
 	queue  liveQueue
 	nodes  []*liveNode
+	// apart is by how much the clock of every other node is quicker than those of the rest.
+	apart float64
+	// late is by how much a marked beacon may leave after it was decided on, at most.
+	late Time
 	// loss is the share of the datagrams that a link loses.
 	loss func(from, to int, medium Medium) float64
 	// The books.
@@ -45,7 +49,8 @@ type liveNode struct {
 	slot    int  // its place on the links: a restarted node has the same
 	joins   Time // it does not serve before
 	serves  Time // since when it does
-	origin  Time // its clock is the world's and this
+	origin  Time // its clock is the world's, by its rate, and this
+	rate    float64
 	live    *Liveness
 	phase   Phase
 	down    bool
@@ -85,8 +90,13 @@ func (q *liveQueue) Pop() any {
 }
 
 func newLiveWorld(seed uint64, nodes int, detect Detect, format uint8) *liveWorld {
+	return newLiveWorldApart(seed, nodes, detect, format, 0, 0)
+}
+
+// newLiveWorldApart has clocks of two rates, and beacons that are late.
+func newLiveWorldApart(seed uint64, nodes int, detect Detect, format uint8, apart float64, late Time) *liveWorld {
 	w := &liveWorld{
-		rng: rand.New(rand.NewPCG(seed, 1)), detect: detect, format: format, codec: NewBeaconCodec("web", nil),
+		rng: rand.New(rand.NewPCG(seed, 1)), detect: detect, format: format, codec: NewBeaconCodec("web", nil), apart: apart, late: late,
 		loss: func(int, int, Medium) float64 { return 0 },
 	}
 	for i := range nodes {
@@ -101,6 +111,7 @@ func (w *liveWorld) start(slot int, nonce uint64) {
 		w: w, slot: slot, origin: Time(w.rng.Int64N(int64(1000 * time.Hour))), joins: w.now + 500*mil,
 		live: NewLiveness(Incarnation{fmt.Sprintf("n%d", slot), nonce}, w.detect),
 		dead: map[Incarnation]bool{}, doubt: map[Incarnation]Time{}, silent: map[Incarnation]bool{},
+		rate: 1 + w.apart*float64(slot%2),
 	}
 	w.nodes = append(w.nodes, n)
 	w.at(w.now+Time(w.rng.Int64N(int64(w.detect.Interval))), n.tick)
@@ -135,7 +146,10 @@ func (w *liveWorld) delay() Time {
 	return d
 }
 
-func (n *liveNode) clock() Time { return n.w.now + n.origin }
+func (n *liveNode) clock() Time { return Time(float64(n.w.now)*n.rate) + n.origin }
+
+// real is how long that time of the node's clock takes.
+func (n *liveNode) real(d Time) Time { return Time(float64(d) / n.rate) }
 
 func (n *liveNode) holdsLease() bool { return !n.down && n.w.now < n.lease }
 
@@ -156,7 +170,7 @@ func (n *liveNode) tick() {
 		})
 		return
 	}
-	w.at(w.now+w.detect.Interval+Time(w.rng.Int64N(int64(mil))), n.tick)
+	w.at(w.now+n.real(w.detect.Interval)+Time(w.rng.Int64N(int64(mil))), n.tick)
 	n.turn()
 	n.settle()
 	n.send()
@@ -173,7 +187,7 @@ func (n *liveNode) turn() {
 	}
 	w.judge()
 	if wait := n.live.Deadline(n.clock()) - n.clock(); wait < w.detect.Interval/2 {
-		w.at(w.now+wait, func() {
+		w.at(w.now+n.real(wait), func() {
 			if !n.down && w.now >= n.stalled {
 				n.turn()
 			}
@@ -201,7 +215,7 @@ func (w *liveWorld) judge() {
 	for _, m := range w.nodes {
 		for _, p := range w.nodes {
 			inc := p.live.self
-			if m.down || m.phase != Active || w.now < m.serves+w.detect.D || !m.dead[inc] || !p.holdsLease() {
+			if m.down || m.phase != Active || w.now < m.serves+m.real(w.detect.D) || !m.dead[inc] || !p.holdsLease() {
 				delete(m.doubt, inc)
 				continue
 			}
@@ -291,7 +305,11 @@ func (n *liveNode) mark(marked bool) {
 		w.longest = max(w.longest, pause)
 		w.tell("%v: armed after %v", n.live.self, pause)
 	}
-	n.lease, n.armed, n.tried = w.now+w.detect.L, true, n.clock()
+	late := Time(0)
+	if w.late > 0 {
+		late = Time(w.rng.Int64N(int64(w.late)))
+	}
+	n.lease, n.armed, n.tried = w.now+n.real(late+w.detect.L), true, n.clock()
 	for _, m := range w.nodes {
 		of := n.live.find(m.live.self)
 		n.silent[m.live.self] = of == nil || n.live.now-n.live.slept-of.seenAt >= w.detect.quiet()
@@ -349,7 +367,7 @@ func (n *liveNode) freeze(d Time) {
 	n.stall(d)
 	n.lease = n.w.now
 	n.w.at(n.stalled, func() {
-		n.origin -= d
+		n.origin -= Time(float64(d) * n.rate)
 		n.waiting = nil
 		n.lease = n.w.now + left
 		n.w.judge()
