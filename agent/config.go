@@ -197,8 +197,9 @@ func KernelTick() (time.Duration, error) {
 	return time.Duration(res.Nano()), nil
 }
 
-// field is one compared value of a spec, under its key in the configuration.
-type field struct{ key, value string }
+// field is one compared value of a spec, under its key in the configuration, and what
+// that is where the configuration is silent.
+type field struct{ key, value, standard string }
 
 // fields lists what two nodes must agree on. Not among them: the revision, which
 // only says which of two specs is newer; drain_timeout and the health checks,
@@ -210,32 +211,37 @@ func (s Spec) fields() []field {
 		names = append(names, service.Name)
 	}
 	fields := []field{
-		{"spec.vips", fmt.Sprint(s.VIPs)},
-		{"spec.mac", s.MAC},
-		{"spec.buckets", strconv.Itoa(s.Buckets)},
-		{"spec.seed", strconv.FormatUint(uint64(s.Seed), 10)},
-		{"spec.detect.interval", s.Detect.Interval.String()},
-		{"spec.detect.misses", strconv.Itoa(s.Detect.Misses)},
-		{"spec.when_none_healthy", string(s.WhenNoneHealthy)},
-		{"spec.services", fmt.Sprint(names)},
+		{"spec.vips", fmt.Sprint(s.VIPs), ""},
+		{"spec.mac", s.MAC, "multicast"},
+		{"spec.buckets", strconv.Itoa(s.Buckets), strconv.Itoa(DefaultBuckets)},
+		{"spec.seed", strconv.FormatUint(uint64(s.Seed), 10), "0"},
+		{"spec.detect.interval", s.Detect.Interval.String(), DefaultInterval.String()},
+		{"spec.detect.misses", strconv.Itoa(s.Detect.Misses), strconv.Itoa(DefaultMisses)},
+		{"spec.when_none_healthy", string(s.WhenNoneHealthy), string(ServeAnyway)},
+		{"spec.services", fmt.Sprint(names), fmt.Sprint([]string{OtherService})},
 	}
 	for _, service := range services {
 		prefix := "spec.services[" + service.Name + "]."
 		fields = append(fields,
-			field{prefix + "affinity", string(service.Affinity)},
-			field{prefix + "mode", string(service.Mode)},
-			field{prefix + "preempt", strconv.FormatBool(service.Preempt)},
-			field{prefix + "linger", string(service.Linger)})
+			field{prefix + "affinity", string(service.Affinity), string(AffinityClient)},
+			field{prefix + "mode", string(service.Mode), string(ModeShared)},
+			field{prefix + "preempt", strconv.FormatBool(service.Preempt), "false"},
+			field{prefix + "linger", string(service.Linger), string(LingerTCP)})
 	}
 	return fields
 }
 
 // Canonical is the text of all that two nodes must agree on, a line a field:
-// equal for two specs that agree, and only then.
+// equal for two specs that agree, and only then. What is as it is where the configuration
+// is silent is left out. So a version of this program that knows one field more
+// makes the same text of the same configuration, and the two are of one cluster. The price:
+// what a field is by default must never change.
 func (s Spec) Canonical() string {
 	var text strings.Builder
 	for _, f := range s.fields() {
-		fmt.Fprintf(&text, "%s: %q\n", f.key, f.value)
+		if f.value != f.standard {
+			fmt.Fprintf(&text, "%s: %q\n", f.key, f.value)
+		}
 	}
 	return text.String()
 }

@@ -38,13 +38,18 @@ func (l *loop) heard(ev gossip.Event) {
 	case gossip.Message:
 		l.read(ev.Payload, false)
 	case gossip.State:
-		x, messages, err := decodeExchange(ev.Payload)
+		told, err := decodeExchange(ev.Payload)
 		if err != nil {
 			l.log.Debug("a state exchange was dropped", "error", err)
 			return
 		}
-		l.news.toldSpec(x.Name, x.Spec)
-		for _, m := range messages {
+		if told.unread != nil {
+			l.log.Debug("a part of a state exchange was dropped", "from", told.name, "error", told.unread)
+		}
+		if told.spec != nil {
+			l.news.toldSpec(told.name, *told.spec)
+		}
+		for _, m := range told.messages {
 			l.gather(node.Received{Message: m})
 		}
 	case gossip.Conflict:

@@ -27,6 +27,7 @@ const (
 // problems that the core does not know. It belongs to the loop.
 type news struct {
 	specs     map[string]Spec   // of the peers, as they told it
+	digests   map[string]uint64 // of their specs, as they announce it
 	strange   map[string]string // members that cannot be understood, and why
 	conflicts map[string]nameConflict
 	joinErr   error // why seeds or lost members were not reached
@@ -47,12 +48,13 @@ type nameConflict struct {
 }
 
 func newNews(log *slog.Logger) news {
-	return news{specs: map[string]Spec{}, strange: map[string]string{}, conflicts: map[string]nameConflict{}, troubles: newTroubles(log)}
+	return news{specs: map[string]Spec{}, digests: map[string]uint64{}, strange: map[string]string{}, conflicts: map[string]nameConflict{}, troubles: newTroubles(log)}
 }
 
 // forget is for a member that is gone.
 func (n *news) forget(name string) {
 	delete(n.specs, name)
+	delete(n.digests, name)
 	delete(n.strange, name)
 }
 
@@ -61,9 +63,10 @@ func (n *news) forget(name string) {
 // next round of joining says.
 func (n *news) announced(name string, digest uint64) {
 	delete(n.strange, name)
-	if spec, ok := n.specs[name]; ok && spec.digest() != digest {
+	if before, ok := n.digests[name]; ok && before != digest {
 		delete(n.specs, name)
 	}
+	n.digests[name] = digest
 	n.joinErr = nil
 }
 
@@ -127,8 +130,12 @@ func (l *loop) problems(s node.Snapshot, m measures) *problemList {
 	n, now := &l.news, l.now()
 	for _, peer := range s.Nodes {
 		if spec, ok := n.specs[peer.Name]; ok && peer.Alive {
-			for _, line := range l.cfg.Spec.Diff(spec) {
+			lines := l.cfg.Spec.Diff(spec)
+			for _, line := range lines {
 				add("%s has another spec: %s", peer.Name, line)
+			}
+			if lines == nil && n.digests[peer.Name] != l.cfg.Spec.digest() {
+				add("%s has another spec: it sets something that this version does not know; run the same version here, or leave that out there", peer.Name)
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -45,6 +46,24 @@ func TestAnotherSpecIsNamed(t *testing.T) {
 	mended.loop.Event(gossip.Attempt{Reached: 1})
 	s.settled(t, a, rigs[1], mended)
 	a.problem(t, false, "another spec")
+}
+
+// A spec that differs only in what this version does not know is told too.
+func TestSpecOfALaterVersion(t *testing.T) {
+	t.Parallel()
+	_, rigs := newCluster(t, "a", "b")
+	a, later := rigs[0], rigs[1].member()
+	var m meta
+	if err := json.Unmarshal(later.Meta, &m); err != nil {
+		t.Fatal(err)
+	}
+	m.SpecDigest = "00000000000000ff"
+	later.Meta = m.encode()
+	a.loop.Event(gossip.Alive{Member: later})
+	a.loop.Event(gossip.State{Payload: encodeExchange("b", a.cfg.Spec, nil)})
+	a.problem(t, true, "b has another spec: it sets something that this version does not know")
+	a.loop.Event(gossip.Alive{Member: rigs[1].member()})
+	a.problem(t, false, "b has another spec")
 }
 
 // What a dead or unknown node said of its spec is no problem of today.

@@ -95,12 +95,16 @@ func parseDigest(text string) (uint64, error) {
 // exchange is what two nodes tell each other whole, at the join and now and then.
 type exchange struct {
 	Name     string            `json:"name"`
-	Spec     Spec              `json:"spec"`
+	Spec     json.RawMessage   `json:"spec"`
 	Messages []json.RawMessage `json:"messages"`
 }
 
 func encodeExchange(name string, spec Spec, messages []*node.Message) []byte {
-	x := exchange{Name: name, Spec: spec}
+	text, err := json.Marshal(spec)
+	if err != nil {
+		panic(fmt.Sprintf("encoding a spec of our own: %v", err))
+	}
+	x := exchange{Name: name, Spec: text}
 	for _, m := range messages {
 		x.Messages = append(x.Messages, m.Encode())
 	}
@@ -111,19 +115,35 @@ func encodeExchange(name string, spec Spec, messages []*node.Message) []byte {
 	return b
 }
 
-func decodeExchange(b []byte) (x exchange, messages []*node.Message, err error) {
+// toldExchange is what could be read of an exchange.
+type toldExchange struct {
+	name     string
+	spec     *Spec // nil: it cannot be read
+	messages []*node.Message
+	unread   error // why that is not all; nil: it is
+}
+
+// decodeExchange reads what another node tells. One of a later version may tell
+// more than this program can read; the rest is told all the same.
+func decodeExchange(b []byte) (toldExchange, error) {
+	var x exchange
 	if err := json.Unmarshal(b, &x); err != nil {
-		return x, nil, fmt.Errorf("decoding a state exchange: %w", err)
+		return toldExchange{}, fmt.Errorf("decoding a state exchange: %w", err)
 	}
 	if x.Name == "" {
-		return x, nil, errors.New("decoding a state exchange: it names no sender")
+		return toldExchange{}, errors.New("decoding a state exchange: it names no sender")
+	}
+	told := toldExchange{name: x.Name, spec: new(Spec)}
+	if err := json.Unmarshal(x.Spec, told.spec); err != nil {
+		told.spec, told.unread = nil, fmt.Errorf("decoding the spec of %s: %w", x.Name, err)
 	}
 	for _, raw := range x.Messages {
 		m, err := node.Decode(raw)
 		if err != nil {
-			return x, nil, err
+			told.unread = errors.Join(told.unread, err)
+			continue
 		}
-		messages = append(messages, m)
+		told.messages = append(told.messages, m)
 	}
-	return x, messages, nil
+	return told, nil
 }

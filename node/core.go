@@ -242,7 +242,7 @@ func (c *Core) send(p *peer, m *Message) { c.sendSince(p, m, 0) }
 
 // sendDirectly addresses a message and has it sent.
 func (c *Core) sendDirectly(p *peer, m *Message) {
-	m.From, m.To = c.cfg.Incarnation, p.Nonce
+	m.Format, m.From, m.To = p.formatFor(), c.cfg.Incarnation, p.Nonce
 	m.Heard, p.owed = p.version(), false
 	if c.said != nil {
 		m.Said = c.said.Version

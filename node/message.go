@@ -9,7 +9,7 @@ import (
 )
 
 // FormatMin and FormatMax are the range of message formats that this program
-// understands; it writes FormatMax.
+// understands. A message is written in the highest that its addressee understands too.
 const (
 	FormatMin = 1
 	FormatMax = 1
@@ -136,10 +136,14 @@ func (r Reason) String() string {
 	return fmt.Sprintf("Reason(%d)", uint8(r))
 }
 
-// Encode writes the message for the transport.
+// formatFor is the highest format of messages that the peer understands, and this program.
+func (p *peer) formatFor() int { return min(max(int(p.Reads.Message), FormatMin), FormatMax) }
+
+// Encode writes the message for the transport, in its format; 0 is the lowest, which every
+// member understands.
 func (m *Message) Encode() []byte {
 	out := *m
-	out.Format = FormatMax
+	out.Format = min(max(out.Format, FormatMin), FormatMax)
 	b, err := json.Marshal(&out)
 	if err != nil {
 		panic(fmt.Sprintf("encoding a message of our own: %v", err))
@@ -148,7 +152,8 @@ func (m *Message) Encode() []byte {
 }
 
 // Decode reads a message from the wire. Any bytes may come; what is malformed is
-// an error and changes nothing. What only the receiver's spec can tell, as the
+// an error and changes nothing. Fields that a later version adds are left out, and
+// so is a body: the envelope alone says nothing that is wrong. What only the receiver's spec can tell, as the
 // number of slots, the core judges.
 func Decode(b []byte) (*Message, error) {
 	var m Message
@@ -179,8 +184,8 @@ func (m *Message) check() error {
 			bodies++
 		}
 	}
-	if bodies != 1 {
-		return fmt.Errorf("it has %d bodies, a message needs exactly one", bodies)
+	if bodies > 1 {
+		return fmt.Errorf("it has %d bodies, a message has one", bodies)
 	}
 	switch {
 	case m.Delta != nil:

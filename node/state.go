@@ -77,7 +77,8 @@ func (p Phase) String() string {
 // MarshalText writes the phase's name.
 func (p Phase) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
-// UnmarshalText reads a phase's name; any other word is an error.
+// UnmarshalText reads a phase's name. A word that a later version knows is Draining: such a
+// node keeps what it has, and is given nothing.
 func (p *Phase) UnmarshalText(text []byte) error {
 	for i, name := range phaseNames {
 		if name == string(text) {
@@ -85,7 +86,8 @@ func (p *Phase) UnmarshalText(text []byte) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("unknown phase %q", text)
+	*p = Draining
+	return nil
 }
 
 // Serving says whether a node in this phase is part of the view: it may own

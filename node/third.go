@@ -70,6 +70,7 @@ func (c *Core) sendSince(p *peer, m *Message, since Time) {
 	if third := c.third(p, vain && w.viaAt < since); third != nil {
 		relayed := *m
 		relayed.For, relayed.Back = p.Name, back
+		relayed.Format = min(m.Format, third.formatFor())
 		c.out = append(c.out, Send{To: third.Name, Unlisted: !third.listed, Message: &relayed})
 	}
 }
