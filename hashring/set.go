@@ -180,8 +180,7 @@ func (s Set) RetainAll(o Set) {
 // String returns the numbers as ranges: "0-3,7", and "" for the empty set.
 func (s Set) String() string {
 	var text []byte
-	for from := s.next(0, true); from < s.n; {
-		to := s.next(from, false) // first one after the run
+	for from, to := range s.runs() {
 		if len(text) > 0 {
 			text = append(text, ',')
 		}
@@ -190,16 +189,6 @@ func (s Set) String() string {
 			text = append(text, '-')
 			text = strconv.AppendInt(text, int64(to-1), 10)
 		}
-		from = s.next(to, true)
 	}
 	return string(text)
-}
-
-// next returns the first number at i or above that is (or is not) in the set,
-// or the capacity if there is none.
-func (s Set) next(i int, in bool) int {
-	for i < s.n && s.Has(i) != in {
-		i++
-	}
-	return i
 }

@@ -60,6 +60,51 @@ func TestSetTextIsPinned(t *testing.T) {
 	}
 }
 
+// A sparse set is written by its runs, and full ones too.
+func TestShortSetTextIsPinned(t *testing.T) {
+	everything := NewSet(1024)
+	everything.addRange(0, 1024)
+	far := setOf(1024, 3, 100, 101, 102, 600, 1023)
+	for want, s := range map[string]Set{
+		"~" + b64(0x80, 0x08, 1, 0x0a, 0b00111111, 0b11110000): everything,
+		"~gAgEgAGMGvFUwA": far,
+	} {
+		text, err := s.MarshalText()
+		if err != nil || string(text) != want {
+			t.Errorf("%v of %d: text %s (%v), want %s", s, s.Cap(), text, err, want)
+		}
+		old := setEncoding.AppendEncode(nil, s.appendBits(nil))
+		if len(text) >= len(old) {
+			t.Errorf("%v of %d: %s is no shorter than %s", s, s.Cap(), text, old)
+		}
+		for _, text := range [][]byte{text, old} { // both are read
+			var got Set
+			if err := got.UnmarshalText(text); err != nil || got.Cap() != s.Cap() || !got.Equal(s) {
+				t.Errorf("%s is read as %v of %d (%v)", text, got, got.Cap(), err)
+			}
+		}
+	}
+}
+
+// What a node of many has of all buckets fits many times into a datagram of gossip.
+func TestSetTextIsShort(t *testing.T) {
+	for _, c := range []struct{ buckets, nodes, most int }{
+		{1024, 2, 180}, {1024, 4, 180}, {1024, 16, 90}, {1024, 64, 35}, {16384, 16, 1100}, {16384, 64, 380},
+	} {
+		s := NewSet(c.buckets)
+		for s.Count() < c.buckets/c.nodes {
+			s.Add(rand.IntN(c.buckets))
+		}
+		text, err := s.MarshalText()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if t.Logf("%d of %d: %d characters", s.Count(), c.buckets, len(text)); len(text) > c.most {
+			t.Errorf("%d of %d take %d characters, want at most %d", s.Count(), c.buckets, len(text), c.most)
+		}
+	}
+}
+
 func b64(raw ...byte) string { return base64.RawURLEncoding.EncodeToString(raw) }
 
 func TestSetTextThatIsNotOneIsRefused(t *testing.T) {
@@ -85,6 +130,19 @@ func TestSetTextThatIsNotOneIsRefused(t *testing.T) {
 		"a bit beyond, at a word's end": b64(63, 7, 0x80),
 		"first byte 0":                  b64(16, 0, 0, 1),
 		"last byte 0":                   b64(16, 0, 1, 0),
+		"runs, and nothing":             "~",
+		"runs without a capacity":       "~" + b64(0x80),
+		"runs without a number":         "~" + b64(16),
+		"runs without parameters":       "~" + b64(0x80, 0x08, 1),
+		"runs cut short":                "~" + b64(0x80, 0x08, 1, 0x0a, 0b00111111),
+		"runs, and more":                "~" + b64(0x80, 0x08, 1, 0x0a, 0b00111111, 0b11110000, 0),
+		"runs, and bits":                "~" + b64(0x80, 0x08, 1, 0x0a, 0b00111111, 0b11110001),
+		"runs with other parameters":    "~" + b64(0x80, 0x08, 1, 0x09, 0b01011111, 0b11110000),
+		"a run beyond the capacity":     "~" + b64(0x80, 0x08, 1, 0x0a, 0b11111111, 0b11100000),
+		"more runs than numbers":        "~" + b64(16, 17, 0, 0, 0, 0, 0, 0),
+		"no run":                        "~" + b64(0x80, 0x08, 0, 0),
+		"runs that are no shorter":      "~" + b64(16, 1, 0x40, 0b01001000),
+		"runs in padded base64":         "~gAgEgAGMGvFUwA=",
 		"longer than the largest set":   strings.Repeat("A", 200000),
 	} {
 		s := setOf(16, 3)
@@ -128,6 +186,7 @@ func FuzzSetUnmarshalText(f *testing.F) {
 		f.Add(text)
 	}
 	f.Add([]byte(b64(63, 7, 0x80)))
+	f.Add([]byte("~gAgEgAGMGvFUwA"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		var s Set
 		if err := s.UnmarshalText(text); err != nil {
@@ -137,7 +196,8 @@ func FuzzSetUnmarshalText(f *testing.F) {
 			return
 		}
 		again, err := s.MarshalText()
-		if err != nil || string(again) != string(text) {
+		bits := setEncoding.AppendEncode(nil, s.appendBits(nil))
+		if err != nil || string(again) != string(text) && string(bits) != string(text) {
 			t.Fatalf("%q came back as %q (%v)", text, again, err)
 		}
 		if s.Cap() < 0 || s.Cap() > MaxSetCap || s.CountRange(0, s.Cap()) != s.Count() {
