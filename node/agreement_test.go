@@ -58,7 +58,7 @@ func TestPromiseToTheDeadIsNoOrphan(t *testing.T) {
 	x := setOf(16, first(asked.Slots))
 	d.says("c", func(s *Statement) {
 		s.Claims.RemoveAll(x)
-		s.Granted = []Promise{{To: d.incarnation("b"), ID: 3, Slots: x}}
+		s.Granted = []Promise{{To: KeyOf(d.incarnation("b")), ID: 3, Slots: x}}
 	})
 	d.tells("c", Message{Refusal: &Refusal{ID: asked.ID, Reason: NotHeld, Slots: x}})
 	d.step(PeerDead{Name: "b"})

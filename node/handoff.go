@@ -312,7 +312,7 @@ func (c *Core) confirmed(r *request) bool {
 	p := c.alivePeer(r.to)
 	return p != nil && p.said != nil && p.said.Version >= r.version && r.closed.Equal(r.taken) &&
 		!slices.ContainsFunc(p.said.Granted, func(g Promise) bool {
-			return g.ID == r.id && g.To == c.cfg.Incarnation
+			return g.ID == r.id && g.To == KeyOf(c.cfg.Incarnation)
 		})
 }
 

@@ -198,7 +198,7 @@ func TestPromiseForgottenBeforeTheCommit(t *testing.T) {
 	d, asked := theirs(t)
 	d.says("c", func(s *Statement) {
 		s.Claims.RemoveAll(asked.Slots)
-		s.Granted = []Promise{{To: d.core.cfg.Incarnation, ID: asked.ID, Slots: asked.Slots}}
+		s.Granted = []Promise{{To: KeyOf(d.core.cfg.Incarnation), ID: asked.ID, Slots: asked.Slots}}
 	})
 	d.tells("c", Message{Grant: &Grant{ID: asked.ID, Version: d.said["c"].Version, Slots: asked.Slots}})
 	d.says("c", func(s *Statement) { s.Granted = nil })
@@ -312,7 +312,7 @@ func TestPromiseForgottenBeforeTheRefusal(t *testing.T) {
 	given.RemoveAll(rest)
 	d.says("c", func(s *Statement) {
 		s.Claims.RemoveAll(given)
-		s.Granted = []Promise{{To: d.core.cfg.Incarnation, ID: asked.ID, Slots: given}}
+		s.Granted = []Promise{{To: KeyOf(d.core.cfg.Incarnation), ID: asked.ID, Slots: given}}
 	})
 	d.tells("c", Message{Grant: &Grant{ID: asked.ID, Version: d.said["c"].Version, Slots: given}})
 	d.commits(nil)

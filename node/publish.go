@@ -40,9 +40,10 @@ func (c *Core) statement() *Statement {
 	}
 	for _, g := range c.grants {
 		if c.released(g) {
-			s.Granted = append(s.Granted, Promise{To: g.to, ID: g.id, Slots: g.slots.Clone()})
+			s.Granted = append(s.Granted, Promise{To: KeyOf(g.to), ID: g.id, Slots: g.slots.Clone()})
 		}
 	}
+	slices.SortFunc(s.Granted, Promise.order)
 	return s
 }
 

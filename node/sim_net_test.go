@@ -121,7 +121,7 @@ func describe(m *Message) string {
 		s := m.Delta
 		text := fmt.Sprintf("statement %d<-%d %s view %x changes %d", s.Version, s.From, s.Phase, s.View&0xffff, s.Claims.Count())
 		for _, g := range s.Granted {
-			text += fmt.Sprintf(", promised (%d) to %s: %s", g.ID, g.To.Name, g.Slots)
+			text += fmt.Sprintf(", promised (%d) to %x: %s", g.ID, g.To, g.Slots)
 		}
 		return text
 	case m.Ack != nil:

@@ -47,7 +47,7 @@ type Statement struct {
 	// those that it has.
 	Linger hashring.Set `json:"linger"`
 	// Granted are the slots that the node has given away and whose heirs have
-	// not confirmed yet: nobody's claim, and nobody's orphan either.
+	// not confirmed yet: nobody's claim, and nobody's orphan either. In order.
 	Granted []Promise `json:"granted,omitempty"`
 	// Relayed names the peers whose messages reach the node only through others.
 	Relayed []string `json:"relayed,omitempty"`
@@ -55,16 +55,10 @@ type Statement struct {
 	Lists []Listing `json:"lists,omitempty"`
 }
 
-// Promise is a grant that the heir has not confirmed.
-type Promise struct {
-	To    Incarnation  `json:"to"`
-	ID    uint64       `json:"id"`
-	Slots hashring.Set `json:"slots"`
-}
-
 // Delta is the change of a statement from one version to a later one. Its
 // fields are those of the new version, but that Claims and Linger are the slots in
-// which the two versions differ. From 0 means that the delta starts from nothing: a whole
+// which the two versions differ, and Granted the promises in which they do: one without
+// slots is no more. From 0 means that the delta starts from nothing: a whole
 // statement.
 type Delta struct {
 	From uint64 `json:"from"`
@@ -81,6 +75,7 @@ func (s *Statement) delta(old *Statement) Delta {
 		d.From = old.Version
 		d.Claims = symmetricDifference(s.Claims, old.Claims)
 		d.Linger = symmetricDifference(s.Linger, old.Linger)
+		d.Granted = promiseChanges(old.Granted, s.Granted)
 	}
 	return d
 }
@@ -97,6 +92,7 @@ func (d *Delta) apply(s *Statement) (*Statement, bool) {
 	}
 	next.Claims = symmetricDifference(s.Claims, d.Claims)
 	next.Linger = symmetricDifference(s.Linger, d.Linger)
+	next.Granted = changePromises(s.Granted, d.Granted)
 	return &next, true
 }
 
@@ -122,7 +118,7 @@ func (s *Statement) sameBut(o *Statement) bool {
 		s.Claims.Equal(o.Claims) && s.Linger.Equal(o.Linger) &&
 		slices.EqualFunc(s.Lists, o.Lists, func(a, b Listing) bool { return a.ID == b.ID && a.Slots.Equal(b.Slots) }) &&
 		slices.EqualFunc(s.Granted, o.Granted, func(a, b Promise) bool {
-			return a.To == b.To && a.ID == b.ID && a.Slots.Equal(b.Slots)
+			return a.same(b) && a.Slots.Equal(b.Slots)
 		})
 }
 

@@ -23,8 +23,10 @@ func drawStatement(t *rapid.T, version uint64) *Statement {
 		Weight: rapid.IntRange(1, 100).Draw(t, "weight"), View: rapid.Uint64().Draw(t, "view"),
 		Claims: drawSlots(t, "claims"),
 	}
-	if rapid.Bool().Draw(t, "promises") {
-		s.Granted = []Promise{{To: Incarnation{"c", 8}, ID: 5, Slots: drawSlots(t, "promised")}}
+	for id := range uint64(4) {
+		if slots := drawSlots(t, "promised"); !slots.Empty() {
+			s.Granted = append(s.Granted, Promise{To: PeerKey(8 + id/3), ID: id, Slots: slots})
+		}
 	}
 	return s
 }
@@ -71,7 +73,7 @@ func TestSameBut(t *testing.T) {
 	base := func() *Statement {
 		return &Statement{
 			Incarnation: Incarnation{"b", 7}, Version: 3, Phase: Active, Weight: 10, Unfit: []int{1}, View: 5, Obeyed: 6,
-			Claims: setOf(16, 1), Granted: []Promise{{To: Incarnation{"c", 8}, ID: 5, Slots: setOf(16, 2)}},
+			Claims: setOf(16, 1), Granted: []Promise{{To: KeyOf(Incarnation{"c", 8}), ID: 5, Slots: setOf(16, 2)}},
 		}
 	}
 	other := base()
@@ -88,7 +90,7 @@ func TestSameBut(t *testing.T) {
 		"obeyed":  func(s *Statement) { s.Obeyed++ },
 		"claims":  func(s *Statement) { s.Claims = setOf(16) },
 		"promise": func(s *Statement) { s.Granted = nil },
-		"heir":    func(s *Statement) { s.Granted[0].To.Nonce++ },
+		"heir":    func(s *Statement) { s.Granted[0].To++ },
 		"id":      func(s *Statement) { s.Granted[0].ID++ },
 		"slots":   func(s *Statement) { s.Granted[0].Slots = setOf(16, 3) },
 	} {
