@@ -38,6 +38,7 @@ func (c *Core) Step(now Time, events ...Event) []Effect {
 	}
 	settle()
 	c.advance()
+	c.judgeDeferred()
 	c.tell()
 	return c.out
 }

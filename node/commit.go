@@ -76,10 +76,10 @@ func (c *Core) committed(ev Committed) {
 		return
 	}
 	if !probe {
-		c.failures = 0
+		c.declined, c.askAfter = 0, 0
 	}
 	if c.commitFailed != nil {
-		c.commitFailed = nil
+		c.commitFailed, c.failures = nil, 0
 		c.notice(false, "the kernel takes commits again")
 	}
 	for _, set := range []hashring.Set{c.kernel, c.kernelAdopt, c.kernelLinger, c.lists.kernelYield, c.lists.kernelWary} {
@@ -119,21 +119,25 @@ func (c *Core) committed(ev Committed) {
 
 // commitRefused undoes what this node intended when its kernel refuses a commit. All that
 // it was granted and has not committed is declined, also what was not in this commit; what
-// nobody had is nobody's again; what was to be given is kept. After a while the kernel is
-// tried again, if need be with a commit that changes nothing (see Commit.Probe). Until it
-// takes one this node asks for nothing, declines what is still granted, and takes no
-// orphans. When the kernel takes the probe and then refuses again, clients have waited for
-// a moment, so the while becomes longer each time.
+// nobody had is nobody's again; what was to be given is kept. Soon the kernel is tried
+// again, if need be with a commit that changes nothing (see Commit.Probe). Until it takes
+// one this node asks for nothing, declines what is still granted, and takes no orphans.
+// If it takes the probe and then refuses again what was granted, clients have waited for a
+// moment: so this node does not ask again for a while, a longer one each time.
 func (c *Core) commitRefused(err error, slots hashring.Set) {
 	if c.commitFailed == nil {
 		c.notice(true, "the kernel refused a change of %s: %v", Count(slots.Count(), "buckets"), err)
 	}
 	c.lists.refused(c.cfg.Incarnation)
 	t := c.cfg.Timing
-	c.commitFailed, c.commitAfter = err, c.now+min(t.Retry<<min(c.failures, 16), t.Alone)
+	c.commitFailed, c.commitAfter = err, c.now+min(t.Retry<<max(min(c.failures, 16)-4, 0), max(t.Retry, t.Mourn))
 	c.failures++
 	unheld := c.want.Clone()
 	unheld.RemoveAll(c.kernel)
+	if slices.ContainsFunc(c.sortedRequests(), func(r *request) bool { return !r.closed.Equal(r.taken) }) {
+		c.askAfter = c.now + min(t.Retry<<min(c.declined, 16), t.Alone)
+		c.declined++
+	}
 	c.abandon(unheld)
 	for _, g := range slices.Clone(c.grants) {
 		kept := g.slots.Clone()

@@ -54,6 +54,7 @@ type Core struct {
 	cutting  hashring.Set // to be cut with the next commit
 	cutBy    Time         // when lingering flows are cut; 0: they are not
 	requests map[uint64]*request
+	givenUp  uint64 // the highest ID of a request that was not answered in time
 	grants   []*grant
 	lastID   uint64
 
@@ -62,7 +63,9 @@ type Core struct {
 	openTakes    bool // it makes the kernel accept new flows of some slot
 	commitAfter  Time // no commit before; 0: at once
 	commitFailed error
-	failures     int // commits refused in a row
+	failures     int  // commits refused in a row
+	declined     int  // commits of what was granted that were refused, since one was taken
+	askAfter     Time // nothing is asked for before, see commitRefused; 0: at once
 
 	said      *Statement // as last published
 	flows     []int
@@ -170,6 +173,7 @@ func (c *Core) Deadline() Time {
 	for _, r := range c.requests {
 		if !r.slots.Empty() {
 			soon(r.sentAt + t.Retry)
+			soon(c.answerBy(r))
 		}
 	}
 	for _, g := range c.grants {
@@ -196,6 +200,7 @@ func (c *Core) Deadline() Time {
 	soon(c.gatherUntil)
 	soon(c.tellCutOff)
 	soon(c.commitAfter)
+	soon(c.askAfter)
 	soon(c.attachAfter)
 	if c.voluntaryDue() {
 		soon(c.lastVoluntary + t.Voluntary)

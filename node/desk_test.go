@@ -130,9 +130,13 @@ func (d *desk) acks(name string) []Effect {
 	return d.tells(name, Message{Ack: &Ack{Nonce: d.core.cfg.Nonce, Version: d.core.said.Version}})
 }
 
-// tells delivers a message of the peer's to this node.
+// tells delivers a message of the peer's to this node. Who asks for slots has got what this
+// node says.
 func (d *desk) tells(name string, m Message) []Effect {
 	d.t.Helper()
+	if m.Request != nil {
+		d.acks(name)
+	}
 	m.From, m.To = d.incarnation(name), d.core.cfg.Nonce
 	if s := d.said[name]; s != nil && m.Said == 0 {
 		m.Said = s.Version

@@ -53,8 +53,18 @@ func (c *Core) sendRequest(r *request) {
 // receiveRequest is the holder's judgement, slot by slot: not whether the views
 // agree, but whether this slot should go to that heir. What is granted is
 // released in the kernel first.
+//
+// An heir that has not got what this node has told it last might not get a grant either,
+// and the slots would be nobody's. Its request waits until it has (see judgeDeferred).
 func (c *Core) receiveRequest(p *peer, q *Request) {
 	known := c.findGrant(p.Incarnation, q.ID)
+	if q.ID < p.takes() {
+		return
+	}
+	if p.acked < p.sent && known == nil {
+		p.putOff(q)
+		return
+	}
 	// A repetition gets the grant again, as long as it is not confirmed; never a
 	// second one, which an old confirmation could end.
 	repeated := q.ID <= p.granted
@@ -85,7 +95,10 @@ func (c *Core) receiveRequest(p *peer, q *Request) {
 	for _, why := range slices.Sorted(maps.Keys(refused)) {
 		c.send(p, &Message{Refusal: &Refusal{ID: q.ID, Reason: why, Slots: refused[why]}})
 	}
-	if known != nil {
+	switch {
+	case known != nil && known.version == 0: // a slow kernel; the heir must not give up
+		c.send(p, &Message{Ack: &Ack{Nonce: p.Nonce, Version: p.version()}})
+	case known != nil:
 		c.sendGrant(known)
 	}
 	if give.Empty() {
@@ -244,6 +257,7 @@ func (c *Core) holdBack(p *peer, said uint64) {
 // receiveCancel: the heir does not want the slots, or not any more. They are the
 // holder's again.
 func (c *Core) receiveCancel(p *peer, x *Cancel) {
+	p.deferred = slices.DeleteFunc(p.deferred, func(q *Request) bool { return q.ID == x.ID })
 	g := c.findGrant(p.Incarnation, x.ID)
 	if g == nil {
 		return

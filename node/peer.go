@@ -34,6 +34,7 @@ type peer struct {
 	sentAt      Time
 	lost        bool // it has asked for the whole statement
 	owed        bool // what came from it is to be acknowledged
+	spokeAt     Time // when its last message came
 	unanswered  int  // how often it was told something again since it last said anything
 	askedAt     Time // for its statement, while it has told nothing
 	wishSentAt  Time
@@ -49,8 +50,9 @@ type peer struct {
 	// that version has come.
 	lingersAt uint64
 	lingers   hashring.Set
-	announced []Keeping // by grants: lists that its statement does not show yet
-	granted   uint64    // the highest of its requests that this node has granted
+	announced []Keeping  // by grants: lists that its statement does not show yet
+	deferred  []*Request // see judgeDeferred
+	granted   uint64     // the highest of its requests that this node has granted
 
 	refusedAt   Time   // it refused something; ask again when it may have changed:
 	refusedSaid uint64 // its statement then
@@ -71,6 +73,14 @@ func (p *peer) rank(service int) rank {
 		return rankNever
 	}
 	return p.member().rank(service)
+}
+
+// takes is the lowest ID of the peer's requests of which it may still take a grant.
+func (p *peer) takes() uint64 {
+	if p.said == nil {
+		return 0
+	}
+	return p.said.Takes
 }
 
 // claims are the slots that the peer claims as far as is known, in a set of the

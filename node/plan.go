@@ -47,6 +47,7 @@ func (c *Core) plan() {
 
 // wakePlan notices the waits that time has ended.
 func (c *Core) wakePlan() {
+	c.giveUpUnanswered()
 	c.bury(func(m mourning) bool { return c.now >= m.until })
 	over := func(since, wait Time) bool { return since > 0 && c.now >= since+wait }
 	for _, q := range []*question{&c.orphans, &c.doubles} {
@@ -58,6 +59,9 @@ func (c *Core) wakePlan() {
 		}
 	}
 	c.replan = c.replan || over(c.gatherUntil, 0)
+	if over(c.askAfter, 0) {
+		c.askAfter, c.replan = 0, true
+	}
 	if over(c.commitAfter, 0) {
 		c.commitAfter, c.replan = 0, true
 	}
@@ -196,11 +200,12 @@ func (c *Core) promisedByPeers() hashring.Set {
 	return set
 }
 
-// mayAsk holds back while this node's kernel refuses what it would be granted, or
-// has no lease to serve it with,
-// and after a refusal until something has changed at the holder or here.
+// mayAsk holds back while this node's kernel refuses what it would be granted, or has no
+// lease to serve it with; while the holder's newest statement has not come, since without
+// it the holder would not give; and after a refusal until something has changed there or
+// here.
 func (c *Core) mayAsk(p *peer) bool {
-	return c.commitFailed == nil && c.heralded.Lease &&
+	return c.commitFailed == nil && c.askAfter == 0 && c.heralded.Lease && p.version() >= p.latest &&
 		(p.refusedAt == 0 || p.said.Version > p.refusedSaid || c.view.Digest() != p.refusedView)
 }
 

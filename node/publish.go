@@ -11,7 +11,7 @@ import (
 // their word on it is wanted.
 func (c *Core) publish() {
 	next := c.statement()
-	if c.said != nil && c.askedWith > 0 && next.sameBut(c.said) {
+	if c.said != nil && c.askedWith > 0 && next.sameBut(c.said) && !c.tellGivenUp(next) {
 		return
 	}
 	old := c.said
@@ -36,7 +36,7 @@ func (c *Core) statement() *Statement {
 		Incarnation: c.cfg.Incarnation,
 		Phase:       c.phase, Weight: c.weight, Unfit: c.unfitList(),
 		CutOff: c.heralded.CutOff, View: c.view.Digest(), Obeyed: c.obeyed, Doubt: c.doubt, Claims: c.claims(), Linger: linger,
-		Relayed: c.relayed(), Lists: c.ownListings(),
+		Takes: c.takes(), Relayed: c.relayed(), Lists: c.ownListings(),
 	}
 	for _, g := range c.grants {
 		if c.released(g) {

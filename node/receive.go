@@ -14,7 +14,7 @@ func (c *Core) receive(m *Message) {
 		return // a stranger, a dead peer, or an earlier life of a peer; gossip speaks first
 	}
 	p.latest = max(p.latest, m.Said)
-	p.unanswered = 0
+	p.unanswered, p.spokeAt = 0, c.now
 	c.came(p, m)
 	if m.To != 0 {
 		c.acknowledged(p, m.Heard)
@@ -93,6 +93,7 @@ func (c *Core) receiveDelta(p *peer, m *Message) {
 	c.mournedBy(d.Mourned)
 	p.owed = true
 	c.forgetConfirmed(p)
+	c.voidGrants(p)
 	c.forgetWish(p)
 	c.recallTo(p)
 	c.replan = true

@@ -49,6 +49,9 @@ type Statement struct {
 	// Granted are the slots that the node has given away and whose heirs have
 	// not confirmed yet: nobody's claim, and nobody's orphan either. In order.
 	Granted []Promise `json:"granted,omitempty"`
+	// Takes is the lowest ID of a request of which the node may still take a grant. What was
+	// granted for a lower one, and is not confirmed, is its holder's again. 0: it does not say.
+	Takes uint64 `json:"takes,omitempty"`
 	// Relayed names the peers whose messages reach the node only through others.
 	Relayed []string `json:"relayed,omitempty"`
 	// Lists of flows that the node keeps.

@@ -339,6 +339,9 @@ type Timing struct {
 	// quarter of the detection time. Too short floods a slow network, too long
 	// lengthens the gap after a loss, and lets Agreement run out after a few.
 	Retry Time
+	// Answer: a request is given up when nothing has come from the holder for so long; and
+	// after four times as long in any case, since its grant may have been lost for good.
+	Answer Time
 	// Agreement: the longest wait for the peers to share this node's view before
 	// orphans are taken all the same (twice the detection time).
 	Agreement Time
@@ -372,6 +375,7 @@ func DefaultTiming(detection Time) Timing {
 	const second = Time(1e9)
 	return Timing{
 		Retry:     max(detection/4, second/20),
+		Answer:    max(2*second, 5*detection),
 		Agreement: 2 * detection,
 		Alone:     5 * second,
 		Carrier:   35 * second,
