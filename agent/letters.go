@@ -9,6 +9,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+
+	"github.com/peervip/peervip/node/link"
 )
 
 // letters seal messages for peers whom gossip does not reach, though beacons do: they
@@ -22,8 +24,9 @@ import (
 //
 // A letter that comes twice, or late, is like any message that does.
 type letters struct {
-	cluster string
-	seals   []cipher.AEAD // the first seals, all open
+	known  []byte        // what is authenticated without being in the sealed part
+	seals  []cipher.AEAD // the first seals, all open
+	opened []byte        // room for what is opened
 }
 
 const (
@@ -33,13 +36,17 @@ const (
 	letterNonce  = 12
 )
 
-// errNoLetter is for what does not even claim to be one.
-var errNoLetter = errors.New("this is no letter")
+var (
+	// errNoLetter is for what does not even claim to be one.
+	errNoLetter     = errors.New("this is no letter")
+	errLetterFormat = errors.New("a letter is too short, or of another format")
+	errOtherKey     = errors.New("a letter is sealed with none of the cluster's keys")
+)
 
 // newLetters makes the keys out of those of the cluster. Without any (an insecure
 // cluster) the key is all zeros, which proves only that the bytes are whole.
 func newLetters(cluster string, keys Keyring) (*letters, error) {
-	l := &letters{cluster: cluster}
+	l := &letters{known: append(append([]byte(letterMagic), letterFormat), cluster...), opened: make([]byte, link.MaxLetter)}
 	if len(keys) == 0 {
 		keys = Keyring{make([]byte, sha256.Size)}
 	}
@@ -67,27 +74,24 @@ func (l *letters) seal(message []byte) []byte {
 	nonce := make([]byte, letterNonce)
 	rand.Read(nonce)
 	letter := append(head, nonce...)
-	return l.seals[0].Seal(letter, nonce, message, l.known(head))
+	return l.seals[0].Seal(letter, nonce, message, l.known)
 }
 
-// open returns the message of a letter.
+// open returns the message of a letter. It is for one goroutine, and makes no garbage of
+// what somebody without the key sends, of whom many may come.
 func (l *letters) open(letter []byte) ([]byte, error) {
 	if !bytes.HasPrefix(letter, []byte(letterMagic)) {
 		return nil, errNoLetter
 	}
 	if len(letter) < letterHead || letter[len(letterMagic)] != letterFormat {
-		return nil, errors.New("a letter is too short, or of another format")
+		return nil, errLetterFormat
 	}
-	head, nonce := letter[:letterHead-letterNonce], letter[letterHead-letterNonce:letterHead]
+	nonce := letter[letterHead-letterNonce : letterHead]
 	for _, seal := range l.seals {
-		if message, err := seal.Open(nil, nonce, letter[letterHead:], l.known(head)); err == nil {
-			return message, nil
+		message, err := seal.Open(l.opened[:0], nonce, letter[letterHead:], l.known)
+		if err == nil {
+			return bytes.Clone(message), nil
 		}
 	}
-	return nil, errors.New("a letter is sealed with none of the cluster's keys")
-}
-
-// known is what is authenticated without being in the sealed part.
-func (l *letters) known(head []byte) []byte {
-	return append(bytes.Clone(head), l.cluster...)
+	return nil, errOtherKey
 }

@@ -68,3 +68,14 @@ func FuzzLetter(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkForeignLetter is one that somebody without the key has made.
+func BenchmarkForeignLetter(b *testing.B) {
+	l, letter := lettersOf(b, "web", 1), lettersOf(b, "web", 2).seal(make([]byte, 180))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := l.open(letter); err == nil {
+			b.Fatal("it was opened")
+		}
+	}
+}

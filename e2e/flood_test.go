@@ -23,11 +23,12 @@ import (
 )
 
 // What a stranger without the key may cost an agent, above what it costs at rest: of
-// memory, and of a processor. A tenth is what is promised; on a machine that is busy with
-// other things each datagram is dearer.
+// memory, and of a processor. On a machine that is busy with other things each datagram is
+// dearer: the cheapest of some tries counts.
 const (
 	floodMemory = 64 << 20
-	floodShare  = 0.10 + 0.06
+	floodShare  = 0.10
+	floodTries  = 3
 )
 
 // stranger is a host without the key on the nodes' segment.
@@ -62,6 +63,10 @@ func TestFloodsCostLittle(t *testing.T) {
 	rest := s.cost("nothing", lasts, func(ctx context.Context) string { <-ctx.Done(); return "" })
 	for _, f := range s.floods() {
 		c := s.cost(f.name, lasts, f.send)
+		for try := 1; try < floodTries && c.cpu-rest.cpu > floodShare; try++ {
+			again := s.cost(f.name+" again", lasts, f.send)
+			c = cost{max(c.rss, again.rss), min(c.cpu, again.cpu)}
+		}
 		if grown := c.rss - rest.rss; grown > floodMemory {
 			t.Errorf("%s: the agent has grown by %d MB", f.name, grown>>20)
 		}

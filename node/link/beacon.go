@@ -129,7 +129,7 @@ func (l *Link) OpenBeacons(config BeaconConfig) (*Beacons, error) {
 func (b *Beacons) open() (err error) {
 	own := b.link.config.Address
 	b.wire = inlet{socket: -1, medium: MediumWire, own: own, longest: MaxBeacon, atOnce: 64, now: b.config.Now, on: b.link.index}
-	b.unicast = inlet{socket: -1, medium: MediumUnicast, own: own, longest: MaxLetter, atOnce: 16, now: b.config.Now, on: b.link.index}
+	b.unicast = inlet{socket: -1, medium: MediumUnicast, own: own, longest: MaxLetter, atOnce: 32, now: b.config.Now, on: b.link.index}
 	if b.wire.socket, err = listen(netip.AddrPortFrom(b.link.config.VIPs[0], b.config.Port)); err != nil {
 		return err
 	}
