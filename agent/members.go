@@ -85,8 +85,8 @@ func (l *loop) read(payload []byte, letter bool) {
 // deliver takes a message that came by a letter, from any goroutine.
 func (l *loop) deliver(payload []byte) { l.queue.offer(func() { l.read(payload, true) }) }
 
-// alive takes a member. One that cannot be understood is dead to the core, for
-// what the core may know of it is of an earlier life.
+// alive takes a member. Of one that cannot be understood the core learns no more than that
+// it is there.
 func (l *loop) alive(m gossip.Member) {
 	event, err := peerAlive(m)
 	if err != nil {
@@ -94,7 +94,7 @@ func (l *loop) alive(m gossip.Member) {
 			l.log.Warn("a member cannot be understood", "node", m.Name, "error", err)
 		}
 		l.news.strange[m.Name] = err.Error()
-		l.gather(node.PeerDead{Name: m.Name})
+		l.gather(node.PeerUnreadable{Name: m.Name, Address: m.Addr.Addr().Unmap(), Why: err.Error()})
 		return
 	}
 	l.news.announced(m.Name, event.SpecDigest)

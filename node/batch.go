@@ -113,9 +113,13 @@ func (c *Core) take(event Event) {
 	case SeedsTried:
 		c.seedsTried = true
 	case PeerAlive:
+		delete(c.outside.unread, ev.Name)
 		c.peerAlive(ev)
 	case PeerDead:
+		delete(c.outside.unread, ev.Name)
 		c.peerDead(ev)
+	case PeerUnreadable:
+		c.peerUnreadable(ev)
 	case PeerStanding:
 		c.peerStanding(ev)
 	case PeerSpoke:

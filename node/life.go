@@ -111,6 +111,9 @@ func (c *Core) mayServeBut() string {
 	if list := c.unlisted(); len(list) > 0 {
 		return fmt.Sprintf("beacons of %s come, but its gossip port cannot be reached: look for a firewall, or add it to cluster.join", list[0].Name)
 	}
+	if why := c.unreadableForbid(); why != "" {
+		return why
+	}
 	if p := c.outranked(false); p != nil {
 		return fmt.Sprintf("%s runs another spec (revision %d, here %d); give all nodes the same spec",
 			p.Name, p.SpecRevision, c.cfg.SpecRevision)

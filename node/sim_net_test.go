@@ -188,7 +188,7 @@ func (w *world) gossip(n, p *simNode) {
 			}
 			n.sees[p.index] = p.boot
 			if n.format != p.format { // its metadata says so
-				w.step(n, PeerDead{Name: p.name})
+				w.step(n, PeerUnreadable{Name: p.name, Address: p.address(), Why: p.name + " speaks another format"})
 				return
 			}
 			w.step(n, PeerAlive{

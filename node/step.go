@@ -51,6 +51,14 @@ type (
 		Left bool
 	}
 
+	// PeerUnreadable: gossip holds the member alive, and this program does not understand it:
+	// Why is a sentence that names it. It is no peer, and it is not "not there".
+	PeerUnreadable struct {
+		Name    string
+		Address netip.Addr
+		Why     string
+	}
+
 	// PeerStanding: what beacons make of an incarnation has changed.
 	PeerStanding struct {
 		Incarnation
@@ -161,25 +169,26 @@ type (
 	}
 )
 
-func (Tick) event()          {}
-func (Started) event()       {}
-func (SeedsTried) event()    {}
-func (PeerAlive) event()     {}
-func (PeerDead) event()      {}
-func (PeerStanding) event()  {}
-func (PeerSpoke) event()     {}
-func (HeldDead) event()      {}
-func (Heralded) event()      {}
-func (Received) event()      {}
-func (Committed) event()     {}
-func (Attached) event()      {}
-func (WireChanged) event()   {}
-func (HealthChanged) event() {}
-func (Wished) event()        {}
-func (Leave) event()         {}
-func (FlowsFound) event()    {}
-func (FlowsListed) event()   {}
-func (FlowsCounted) event()  {}
+func (Tick) event()           {}
+func (Started) event()        {}
+func (SeedsTried) event()     {}
+func (PeerAlive) event()      {}
+func (PeerDead) event()       {}
+func (PeerUnreadable) event() {}
+func (PeerStanding) event()   {}
+func (PeerSpoke) event()      {}
+func (HeldDead) event()       {}
+func (Heralded) event()       {}
+func (Received) event()       {}
+func (Committed) event()      {}
+func (Attached) event()       {}
+func (WireChanged) event()    {}
+func (HealthChanged) event()  {}
+func (Wished) event()         {}
+func (Leave) event()          {}
+func (FlowsFound) event()     {}
+func (FlowsListed) event()    {}
+func (FlowsCounted) event()   {}
 
 func (OtherKey) event()       {}
 func (StrangersHeard) event() {}

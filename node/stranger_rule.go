@@ -38,6 +38,7 @@ const (
 // outsiders is what the core knows of strangers, and what it has done about them.
 type outsiders struct {
 	list    []Stranger // by address
+	unread  map[string]unreadMember
 	despite map[netip.Addr]bool
 	// freeSince is when nothing but strangers that do not serve kept this node from
 	// serving any more; 0: something else does, or there are none.
