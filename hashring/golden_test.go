@@ -87,3 +87,30 @@ func BenchmarkPlace(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkNextPlace: a placement after another, with one member that has gone, come, or
+// got another weight.
+func BenchmarkNextPlace(b *testing.B) {
+	for _, c := range []struct{ nodes, buckets int }{{3, 1024}, {64, 1024}, {64, 16384}} {
+		var members []Member
+		for i := range c.nodes {
+			members = append(members, Member{fmt.Sprintf("web-%d", i), 100, true})
+		}
+		for what, change := range map[string]func(i int) []Member{
+			"death and return": func(i int) []Member { return members[i%2:] },
+			"drain":            func(i int) []Member { members[1].Fit = i%2 == 0; return members },
+			"weight":           func(i int) []Member { members[0].Weight = 10 + i%50; return members },
+		} {
+			b.Run(fmt.Sprintf("%s, %d nodes, %d buckets", what, c.nodes, c.buckets), func(b *testing.B) {
+				p := NewPlacer(c.buckets)
+				p.Place(members)
+				b.ReportAllocs()
+				i := 0
+				for b.Loop() {
+					i++
+					p.Place(change(i))
+				}
+			})
+		}
+	}
+}

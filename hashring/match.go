@@ -1,23 +1,12 @@
 package hashring
 
+import "math"
+
 // ranking holds the cost of each pair of a bucket and a member.
 type ranking struct {
-	members int
-	costs   []uint64 // of bucket b and member m at b*members + m; 0 for members of weight 0
-}
-
-func newRanking(buckets int, names []string, weights []int64) ranking {
-	r := ranking{len(names), make([]uint64, buckets*len(names))}
-	for m, name := range names {
-		if weights[m] == 0 {
-			continue
-		}
-		s := newScorer(name, weights[m])
-		for b := range buckets {
-			r.costs[b*r.members+m] = s.cost(b)
-		}
-	}
-	return r
+	stride  int
+	costs   []uint64 // of bucket b in column c at b*stride + c
+	columns []int32  // by member; nobody: it has no weight, and no room either
 }
 
 // match writes an owner for each of the buckets, and gives no member more than
@@ -30,7 +19,7 @@ func newRanking(buckets int, names []string, weights []int64) ranking {
 // better, so what it has turned away it would turn away again, and no bucket
 // needs to remember where it has been.
 func (r ranking) match(buckets []int32, room []int, owners []int32) {
-	taken := make([]seats, r.members)
+	taken := make([]seats, len(r.columns))
 	backing := make([]seat, len(buckets))
 	for m := range taken {
 		taken[m] = backing[:0:room[m]]
@@ -48,9 +37,13 @@ func (r ranking) match(buckets []int32, room []int, owners []int32) {
 // cheapest returns the member of the least cost to the bucket among those that
 // would take it; of equals, the first by name.
 func (r ranking) cheapest(bucket int32, taken []seats) (member int, cost uint64) {
-	member = -1
-	for m, c := range r.costs[int(bucket)*r.members:][:r.members] {
-		if (member < 0 || c < cost) && taken[m].wants(seat{c, bucket}) {
+	member, cost = -1, math.MaxUint64
+	row := r.costs[int(bucket)*r.stride:][:r.stride]
+	for m, column := range r.columns {
+		if column < 0 {
+			continue
+		}
+		if c := row[column]; c < cost && taken[m].wants(seat{c, bucket}) {
 			member, cost = m, c
 		}
 	}

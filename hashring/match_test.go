@@ -8,6 +8,14 @@ import (
 	"pgregory.net/rapid"
 )
 
+// of is what the bucket costs at the member.
+func (r ranking) of(bucket int32, member int) uint64 {
+	if r.columns[member] == nobody {
+		return 0
+	}
+	return r.costs[int(bucket)*r.stride+int(r.columns[member])]
+}
+
 // naiveMatch is the definition: all pairs in order of rising cost, then name,
 // then bucket; each bucket to its first member that still has room.
 func naiveMatch(r ranking, buckets []int32, room []int, owners []int32) {
@@ -19,7 +27,7 @@ func naiveMatch(r ranking, buckets []int32, room []int, owners []int32) {
 	var pairs []pair
 	for _, b := range buckets {
 		for m := range room {
-			pairs = append(pairs, pair{r.costs[int(b)*r.members+m], m, b})
+			pairs = append(pairs, pair{r.of(b, m), m, b})
 		}
 	}
 	slices.SortFunc(pairs, func(a, b pair) int {
@@ -42,7 +50,10 @@ func TestMatchIsAllPairsInOrderOfCost(t *testing.T) {
 		// Few different costs make many ties; many make hardly any.
 		cost := rapid.Uint64Range(0, rapid.SampledFrom([]uint64{1, 5, 1 << 60}).Draw(t, "highest cost"))
 		seed := rapid.SliceOfN(cost, 1, 40).Draw(t, "costs")
-		r := ranking{members: members, costs: make([]uint64, total*members)}
+		r := ranking{stride: members, costs: make([]uint64, total*members)}
+		for m := range members {
+			r.columns = append(r.columns, int32(m))
+		}
 		for i := range r.costs {
 			r.costs[i] = seed[(i*i+i/7)%len(seed)]
 		}
@@ -85,7 +96,7 @@ func TestPlacementIsAllPairsInOrderOfCost(t *testing.T) {
 		if sum(fitWeights) == 0 {
 			return
 		}
-		r := newRanking(buckets, names, weights)
+		r := NewPlacer(buckets).ranking(names, weights)
 		base := Place(buckets, allFit(members))
 		var all, orphans []int32
 		var quota, room []int

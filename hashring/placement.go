@@ -1,11 +1,5 @@
 package hashring
 
-import (
-	"fmt"
-	"slices"
-	"strings"
-)
-
 // MaxWeight is the largest weight that counts; a larger one counts as this.
 const MaxWeight = 1 << 20
 
@@ -44,58 +38,7 @@ type Member struct {
 // If nobody of a weight above 0 is fit, no bucket has an owner; for the base in
 // that case, call Place with everybody fit. Two members of one name are a
 // panic, and so is one without a name.
-func Place(buckets int, members []Member) Table {
-	ms := slices.Clone(members)
-	slices.SortFunc(ms, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
-
-	t := Table{
-		names:  make([]string, len(ms)),
-		owners: make([]int32, buckets),
-		counts: make([]int, len(ms)),
-	}
-	weights := make([]int64, len(ms))
-	fit := make([]int64, len(ms)) // weight of the fit, 0 for the others
-	for i, m := range ms {
-		if m.Name == "" || i > 0 && t.names[i-1] == m.Name {
-			panic(fmt.Sprintf("hashring: placing two members of the name %q, or one without", m.Name))
-		}
-		t.names[i] = m.Name
-		weights[i] = int64(min(max(m.Weight, 0), MaxWeight))
-		if m.Fit {
-			fit[i] = weights[i]
-		}
-	}
-
-	for b := range t.owners {
-		t.owners[b] = nobody
-	}
-	if sum(fit) == 0 {
-		return t
-	}
-	r := newRanking(buckets, t.names, weights)
-
-	all := make([]int32, buckets)
-	for b := range all {
-		all[b] = int32(b)
-	}
-	quota := apportion(buckets, weights, make([]int, len(ms)))
-	r.match(all, quota, t.owners)
-
-	var orphans []int32
-	for b, owner := range t.owners {
-		if fit[owner] == 0 {
-			orphans = append(orphans, int32(b))
-			continue
-		}
-		t.counts[owner]++
-	}
-	room := apportion(len(orphans), fit, t.counts)
-	r.match(orphans, room, t.owners)
-	for i := range room {
-		t.counts[i] += room[i]
-	}
-	return t
-}
+func Place(buckets int, members []Member) Table { return NewPlacer(buckets).Place(members) }
 
 // apportion hands out that many buckets, one at a time, each to the member that
 // lacks most of its exact share by weight of all buckets, those that members
@@ -114,7 +57,25 @@ func apportion(buckets int, weights []int64, have []int) []int {
 	for i, w := range weights {
 		lack[i] = total*w - int64(have[i])*all
 	}
-	for range buckets {
+	// Of a member that lacks k buckets and more, so many more come before anybody gets one
+	// of which it lacks less. So all can have these at once.
+	rest := buckets
+	for k := int64(0); ; k++ {
+		once := int64(0)
+		for _, l := range lack {
+			once += max(0, l/all-k)
+		}
+		if once > int64(buckets) {
+			continue
+		}
+		for i, l := range lack {
+			given[i] = int(max(0, l/all-k))
+			lack[i] -= int64(given[i]) * all
+			rest -= given[i]
+		}
+		break
+	}
+	for range rest {
 		most := -1
 		for i, w := range weights {
 			if w > 0 && (most < 0 || lack[i] > lack[most]) {

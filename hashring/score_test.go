@@ -47,12 +47,12 @@ func TestIntegerLogarithmFalls(t *testing.T) {
 func TestCheapestMemberIsInProportionToTheWeights(t *testing.T) {
 	const buckets = 100_000
 	names, weights := []string{"a", "b", "c", "d"}, []int64{1, 10, 39, 50}
-	r := newRanking(buckets, names, weights)
+	r := NewPlacer(buckets).ranking(names, weights)
 	won := make([]float64, len(names))
 	for b := range buckets {
 		cheapest := 0
-		for m, c := range r.costs[b*len(names):][:len(names)] {
-			if c < r.costs[b*len(names)+cheapest] {
+		for m := range names {
+			if r.of(int32(b), m) < r.of(int32(b), cheapest) {
 				cheapest = m
 			}
 		}

@@ -84,7 +84,7 @@ func TestARequestIsJudgedByTheNewsThatCameWithIt(t *testing.T) {
 	d := activeDesk(t, map[string]hashring.Set{"b": setOf(16)})
 	d.commits(nil)
 	d.takesAll("b")
-	theirs := NewView([]Member{d.core.self(), {Incarnation: d.incarnation("b"), Weight: 10, Phase: Active}}).place(16, 1)[0].table.Buckets("b")
+	theirs := NewView([]Member{d.core.self(), {Incarnation: d.incarnation("b"), Weight: 10, Phase: Active}}).place(hashring.NewPlacer(16), 1)[0].table.Buckets("b")
 	ask := d.received("b", Message{Request: &Request{ID: 1, Slots: theirs}})
 	got := d.core.Step(d.now, ask, d.next("b", func(s *Statement) { s.Phase = Active }))
 	if refused := sent(got, "b", refusalOf); len(refused) > 0 {

@@ -35,9 +35,10 @@ type Core struct {
 	view       View
 	viewChange string      // what made it another than the one before; "": nothing that has words
 	places     []placement // by service
-	askedWith  uint64      // version of the statement that asked for the peers' word on the view; 0: not said yet
-	orphans    question    // slots that nobody claims
-	doubles    question    // slots of this node that another claims too
+	placer     *hashring.Placer
+	askedWith  uint64   // version of the statement that asked for the peers' word on the view; 0: not said yet
+	orphans    question // slots that nobody claims
+	doubles    question // slots of this node that another claims too
 	replan     bool
 
 	// What follows from the view: the slots that it places here, those that stay
@@ -110,6 +111,7 @@ type Core struct {
 func New(cfg Config) *Core {
 	c := &Core{
 		cfg:       cfg,
+		placer:    hashring.NewPlacer(cfg.Buckets),
 		peers:     map[string]*peer{},
 		weight:    Tenths(cfg.Weight),
 		unfit:     make([]bool, len(cfg.Services)),

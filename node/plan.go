@@ -87,7 +87,7 @@ func (c *Core) look() {
 	}
 	c.viewChange = c.view.difference(v, c.cfg.Name)
 	c.view, c.askedWith = v, 0
-	c.places = v.place(c.cfg.Buckets, len(c.cfg.Services))
+	c.places = v.place(c.placer, len(c.cfg.Services))
 	c.own, c.mute, c.stuck = c.cfg.newSet(), c.cfg.newSet(), c.cfg.newSet()
 	for service, pl := range c.places {
 		for bucket := range c.cfg.Buckets {

@@ -155,7 +155,7 @@ type placement struct {
 
 // place computes the owners of all services' buckets. Services for which the
 // same nodes are fit, as nearly always all of them, share one table.
-func (v View) place(buckets, services int) []placement {
+func (v View) place(placer *hashring.Placer, services int) []placement {
 	places := make([]placement, services)
 	tables := map[string]hashring.Table{} // by who may be given buckets
 	for service := range places {
@@ -171,7 +171,7 @@ func (v View) place(buckets, services int) []placement {
 		}
 		table, ok := tables[string(fit)]
 		if !ok {
-			table = hashring.Place(buckets, members)
+			table = placer.Place(members)
 			tables[string(fit)] = table
 		}
 		places[service] = placement{table: table, rank: best}

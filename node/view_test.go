@@ -63,7 +63,7 @@ func TestEqualDigestsPlaceAlike(t *testing.T) {
 		if v.Digest() != w.Digest() {
 			return
 		}
-		a, b := v.place(32, 4), w.place(32, 4)
+		a, b := v.place(hashring.NewPlacer(32), 4), w.place(hashring.NewPlacer(32), 4)
 		for service := range a {
 			if a[service].rank != b[service].rank || !a[service].table.Equal(b[service].table) {
 				t.Fatalf("%+v and %+v have one digest and place service %d differently", members, other, service)
@@ -120,7 +120,7 @@ func TestPlaceIsForTheBestRank(t *testing.T) {
 		{[]Member{member("a", Active), member("b", Active, 0), member("c", Draining)}, rankFit, []string{"a"}},
 		{[]Member{member("a", Active), member("b", Active), member("c", Active, 0)}, rankFit, []string{"a", "b"}},
 	} {
-		pl := NewView(c.members).place(64, 2)
+		pl := NewView(c.members).place(hashring.NewPlacer(64), 2)
 		owners := map[string]bool{}
 		for b := range 64 {
 			owners[pl[0].table.Owner(b)] = true
@@ -141,14 +141,14 @@ func TestOnlyTheUnfitNodesBucketsMove(t *testing.T) {
 				Incarnation{fmt.Sprintf("n%d", i), 1}, rapid.IntRange(1, 100).Draw(t, "weight"), Active, nil, false,
 			})
 		}
-		before := NewView(members).place(128, 1)[0].table
+		before := NewView(members).place(hashring.NewPlacer(128), 1)[0].table
 		out := rapid.IntRange(0, len(members)-1).Draw(t, "out")
 		if rapid.Bool().Draw(t, "drained") {
 			members[out].Phase = Drained
 		} else {
 			members[out].Unfit = []int{0}
 		}
-		after := NewView(members).place(128, 1)[0].table
+		after := NewView(members).place(hashring.NewPlacer(128), 1)[0].table
 		for b := range 128 {
 			was, is := before.Owner(b), after.Owner(b)
 			if was != is && was != members[out].Name || is == members[out].Name {
@@ -163,7 +163,7 @@ func TestOnlyTheUnfitNodesBucketsMove(t *testing.T) {
 func TestServicesShareTablesRightly(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		members := drawMembers(t)
-		for service, pl := range NewView(members).place(32, 4) {
+		for service, pl := range NewView(members).place(hashring.NewPlacer(32), 4) {
 			var best rank
 			for _, m := range members {
 				best = max(best, m.rank(service))
@@ -204,7 +204,7 @@ func TestSoleStaysOrGoes(t *testing.T) {
 		{Sole{Holder: "gone"}, "b"},
 	} {
 		v := NewView(members, c.sole)
-		for _, pl := range v.place(16, 2)[c.sole.Service : c.sole.Service+1] {
+		for _, pl := range v.place(hashring.NewPlacer(16), 2)[c.sole.Service : c.sole.Service+1] {
 			for bucket := range 16 {
 				if got := pl.table.Owner(bucket); got != c.want {
 					t.Fatalf("%+v: bucket %d goes to %q, want %s", c.sole, bucket, got, c.want)
