@@ -149,6 +149,21 @@ func (c *Core) settleDoubles(doubled, lost hashring.Set) {
 	}
 }
 
+// contested are the slots that several peers claim, as after a split. One of them will give
+// such a slot up. Until then it must not pass to a third node by a grant of one, for the
+// other serves it too.
+func (c *Core) contested() hashring.Set {
+	once, twice := c.cfg.newSet(), c.cfg.newSet()
+	for p := range c.claimers() {
+		claims := p.claims()
+		again := claims.Clone()
+		again.RetainAll(once)
+		twice.AddAll(again)
+		once.AddAll(claims)
+	}
+	return twice
+}
+
 // prevails says whether this node keeps a slot that the peer claims too: the
 // placement decides, and names do where it gives the slot to neither.
 func (c *Core) prevails(slot Slot, p *peer) bool {

@@ -90,7 +90,7 @@ func (c *Core) advance() {
 // tell has the shell told what is due after a step: to whom it sends what, and what it
 // is to look for.
 func (c *Core) tell() {
-	c.disowned = c.disowned && !c.letGo()
+	c.noteDisowned()
 	c.warnCutOff()
 	c.tellPhases()
 	c.findFlows()

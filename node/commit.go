@@ -2,6 +2,7 @@ package node
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -124,6 +125,9 @@ func (c *Core) committed(ev Committed) {
 // one this node asks for nothing, declines what is still granted, and takes no orphans.
 // If it takes the probe and then refuses again what was granted, clients have waited for a
 // moment: so this node does not ask again for a while, a longer one each time.
+//
+// But what another claims too, and this node has lost to it, must not be served here until
+// the kernel lets go of it: this node gives up its lease, and so everything.
 func (c *Core) commitRefused(err error, slots hashring.Set) {
 	if c.commitFailed == nil {
 		c.notice(true, "the kernel refused a change of %s: %v", Count(slots.Count(), "buckets"), err)
@@ -152,6 +156,13 @@ func (c *Core) commitRefused(err error, slots hashring.Set) {
 		c.promised.RemoveAll(kept)
 		c.claim(kept)
 		c.shrink(g, kept)
+	}
+	lost := slots.Clone()
+	lost.RetainAll(c.kernel)
+	lost.RemoveAll(c.want)
+	lost.RetainAll(c.claimed())
+	if !lost.Empty() && c.phase.Serving() {
+		c.withdrawFromService(fmt.Sprintf("the kernel does not let go of %s that others serve", Count(lost.Count(), "buckets")))
 	}
 }
 

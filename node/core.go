@@ -82,6 +82,7 @@ type Core struct {
 	tellCutOff Time // when it is time to tell that this node is cut off; 0: there is nothing to tell
 	epoch      uint64
 	disowned   bool // held dead, or all was given up, and the kernel has not let go of everything yet
+	disownedAt Time // since when; 0: it is not
 	mourned    []mourning
 
 	outside outsiders // strangers on the wire
@@ -203,6 +204,7 @@ func (c *Core) Deadline() Time {
 	soon(c.tellCutOff)
 	soon(c.commitAfter)
 	soon(c.askAfter)
+	soon(c.disownedAt + c.cfg.Silence)
 	soon(c.attachAfter)
 	if c.voluntaryDue() {
 		soon(c.lastVoluntary + t.Voluntary)

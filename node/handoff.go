@@ -77,13 +77,13 @@ func (c *Core) receiveRequest(p *peer, q *Request) {
 		}
 		set.Add(slot)
 	}
-	give := c.cfg.newSet()
+	give, doubled := c.cfg.newSet(), c.claimed()
 	for slot := range q.Slots.All() {
 		if known != nil && known.slots.Has(slot) {
 			continue
 		}
 		why := c.judge(p, slot)
-		if why == 0 && repeated {
+		if why == 0 && (repeated || doubled.Has(slot)) {
 			why = InMotion
 		}
 		if why != 0 {

@@ -33,10 +33,12 @@ func (c *Core) plan() {
 	for _, busy := range []hashring.Set{c.want, c.kernel, c.openSlots, c.promised, c.requested} {
 		missing.RemoveAll(busy)
 	}
+	contested := c.contested()
 	for p := range c.claimers() {
 		asked := p.claims()
 		asked.RetainAll(missing)
 		missing.RemoveAll(asked)
+		asked.RemoveAll(contested)
 		if !asked.Empty() && c.mayAsk(p) {
 			c.ask(p, asked)
 		}

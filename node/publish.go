@@ -47,11 +47,26 @@ func (c *Core) statement() *Statement {
 	return s
 }
 
-// claims are the slots for which this node takes new flows, or is about to.
+// claims are the slots for which this node takes new flows, or is about to. What its kernel
+// does not let go of it claims until its lease is gone, whatever has become of the request
+// to drop it. After that others may have it: there is no other lease before the kernel
+// has let go.
 func (c *Core) claims() hashring.Set {
 	claims := c.want.Clone()
-	claims.AddAll(c.kernel)
+	if c.disownedAt == 0 || c.now < c.disownedAt+c.cfg.Silence {
+		claims.AddAll(c.kernel)
+	}
 	return claims
+}
+
+// noteDisowned keeps disowned, and since when that is.
+func (c *Core) noteDisowned() {
+	switch c.disowned = c.disowned && !c.letGo(); {
+	case !c.disowned:
+		c.disownedAt = 0
+	case c.disownedAt == 0:
+		c.disownedAt = c.now
+	}
 }
 
 // tellStatement sends the statement to the peers that do not have it. A peer that has
