@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
 
 // judge is what the simulator knows of who hears whom, to judge by while faults last.
@@ -15,10 +16,25 @@ type judge struct {
 	// splitAt is when two nodes, by index, were last seen split; 0: never.
 	splitAt map[[2]int]Time
 	// healWithin is how long two owners may remain after their split has ended.
-	healWithin Time
-	doubled    map[Slot]bool // of which a fault was reported already
-	silent     map[*simFlow]Time
-	silentOver Time // flows of nodes that could serve them, silent for longer, are faults; 0: not judged
+	healWithin  Time
+	doubled     map[Slot]bool // of which a fault was reported already
+	silent      map[*simFlow]Time
+	silentOver  Time          // flows of nodes that could serve them, silent for longer, are faults; 0: not judged
+	ableSince   [][]Time      // by service and node, since when nothing keeps the node from serving; 0: something does
+	unownedOver Time          // slots without an owner for longer, though one node could serve all the time, are faults; 0: not judged
+	missed      map[Slot]bool // of which a fault was reported already
+	told        [2]int        // of which owners the last fault is
+	toldAt      Time
+}
+
+// longest is how long nobody may answer for a bucket, or a flow, that some node could
+// serve all the time.
+const longest = Time(5 * time.Second)
+
+// judgeAll makes faults of everything that faults which last must not bring about.
+func (w *world) judgeAll() {
+	w.strict, w.silentOver, w.unownedOver = true, longest, longest
+	w.watch()
 }
 
 // watch begins to look at who hears whom, each interval.
@@ -26,15 +42,19 @@ func (w *world) watch() {
 	if w.watching {
 		return
 	}
-	w.watching, w.splitAt, w.doubled, w.silent = true, map[[2]int]Time{}, map[Slot]bool{}, map[*simFlow]Time{}
-	if w.healWithin == 0 {
+	w.watching, w.splitAt, w.doubled, w.silent, w.missed = true, map[[2]int]Time{}, map[Slot]bool{}, map[*simFlow]Time{}, map[Slot]bool{}
+	if w.healWithin == 0 { // an interval until it is noted, one until a beacon comes
 		w.healWithin = 2*w.timing.Interval + calmDelay + calmCommit
+		if w.net.loss > 0 {
+			w.healWithin = w.timing.D + 250*ms
+		}
 	}
 	var look func()
 	look = func() {
 		w.noteSplits()
 		w.judgeDoubles()
 		w.judgeSilence()
+		w.judgeGaps()
 		w.at(w.timing.Interval, look)
 	}
 	look()
@@ -105,13 +125,12 @@ func (w *world) ownersOf(slot Slot) (list []*simNode) {
 	return list
 }
 
-// wronglyDouble returns two owners of the slot that are not split.
-func (w *world) wronglyDouble(slot Slot) (a, b *simNode) {
-	owners := w.ownersOf(slot)
-	for i, a := range owners {
-		for _, b := range owners[:i] {
+// unexcused returns two of those that serve the same, and are not split.
+func (w *world) unexcused(list []*simNode) (a, b *simNode) {
+	for i, b := range list {
+		for _, a := range list[:i] {
 			if !w.maySplit(a, b) {
-				return b, a
+				return a, b
 			}
 		}
 	}
@@ -123,9 +142,14 @@ func (w *world) judgeDouble(slot Slot) {
 	if !w.strict || w.doubled[slot] {
 		return
 	}
-	if a, b := w.wronglyDouble(slot); a != nil {
+	if a, b := w.unexcused(w.ownersOf(slot)); a != nil {
 		if w.watching {
 			w.doubled[slot] = true
+		}
+		if pair := [2]int{a.index, b.index}; w.now > w.toldAt || pair != w.told { // once for all slots
+			w.toldAt, w.told = w.now, pair
+		} else {
+			return
 		}
 		w.fault("invariant 1: slot %d has two owners, %s and %s, which are not split", slot, a.name, b.name)
 	}
@@ -201,6 +225,56 @@ func (w *world) judgeSilence() {
 				w.fault("a flow of %s in slot %d gets no answer for %v", f.home.name, slot, w.now-since)
 			}
 		}
+	}
+}
+
+// noteAble keeps ableSince.
+func (w *world) noteAble() {
+	for service := range w.services {
+		if len(w.ableSince) <= service {
+			w.ableSince = append(w.ableSince, make([]Time, len(w.nodes)))
+		}
+		for i, n := range w.nodes {
+			since := &w.ableSince[service][i]
+			if !w.able(n) || n.core.phase != Active || !n.fit[service] || n.core.unfit[service] {
+				*since = 0
+			} else if *since == 0 {
+				*since = w.now
+			}
+		}
+	}
+}
+
+// openGaps is why gaps are not judged while some kernel is lame; "": they are.
+const openGaps = orphansKept
+
+// judgeGaps makes it a fault if nobody serves a slot for long, though some node could.
+func (w *world) judgeGaps() {
+	if w.unownedOver == 0 {
+		return
+	}
+	w.noteAble()
+	if openGaps != "" && slices.ContainsFunc(w.up(), (*simNode).lame) {
+		return
+	}
+	news := 0
+	var text string
+	for slot, owners := range w.owners {
+		if owners > 0 {
+			delete(w.missed, slot)
+			continue
+		}
+		for i, since := range w.ableSince[slot/w.buckets] {
+			gap := w.now - max(since, w.orphanSince[slot])
+			if since > 0 && gap > w.unownedOver && !w.missed[slot] {
+				w.missed[slot] = true
+				news++
+				text = fmt.Sprintf("slot %d for %v, and all the time %s could", slot, gap, w.nodes[i].name)
+			}
+		}
+	}
+	if news > 0 {
+		w.fault("invariant 6: nobody serves %d slots: %s; %s", news, text, w.standings())
 	}
 }
 

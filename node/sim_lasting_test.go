@@ -13,14 +13,20 @@ type lasting struct {
 
 // troubled is what may be wrong with a node, or special, for as long as a test wants.
 type troubled struct {
-	clock     simClock       // of its machine
-	format    int            // that it speaks and reads: who has another does not understand it
-	late      Time           // what its loop takes at most until it gets to an event
-	inbox     []Event        // what waits for the loop, if it is late
-	fails     float64        // the share of commits that its kernel refuses
-	forgets   float64        // the share of commits that it makes, and whose answer is lost
-	before    map[Slot]State // what those have changed, as the filter believes it is
-	unarmable bool           // its kernel does not arm the lease
+	clock     simClock   // of its machine
+	format    int        // that it speaks and reads: who has another does not understand it
+	late      Time       // what its loop takes at most until it gets to an event
+	inbox     []Event    // what waits for the loop, if it is late
+	fails     float64    // the share of commits that its kernel refuses
+	forgets   float64    // the share of commits that it makes, and whose answer is lost
+	before    *simBelief // what the filter believes of its kernel after that
+	unarmable bool       // its kernel does not arm the lease
+}
+
+// simBelief is what a filter believes that its kernel does.
+type simBelief struct {
+	states []State
+	lists  map[Slot]map[Flow]bool
 }
 
 // fourth is the node n3; in a smaller world n0.

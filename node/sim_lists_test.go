@@ -160,9 +160,9 @@ func (w *world) takers(t *simTalk) (takers []*simNode) {
 			takers = append(takers, n)
 		}
 	}
-	if len(takers) > 1 && w.strict {
+	if a, b := w.unexcused(takers); a != nil && w.strict {
 		w.fault("invariant 1: a flow of slot %d is answered by %s (there %s) and %s (there %s)",
-			t.slot, takers[0].name, takers[0].states[t.slot], takers[1].name, takers[1].states[t.slot])
+			t.slot, a.name, a.states[t.slot], b.name, b.states[t.slot])
 	}
 	return takers
 }

@@ -14,6 +14,8 @@ import (
 var (
 	simSeeds = flag.Uint64("sim.seeds", 300, "how many seeds the simulator runs, for each kind of trouble")
 	simSeed  = flag.Uint64("sim.seed", 0, "replay this one seed, with its whole trace")
+	simAll   = flag.Bool("sim.all", false, "go on after a seed that fails, and print no traces")
+	simFrom  = flag.Uint64("sim.from", 1, "the first seed")
 )
 
 // forSeeds runs the scenario for many seeds (a share of -sim.seeds) and prints
@@ -31,16 +33,19 @@ func forSeeds(t *testing.T, share uint64, scenario func(seed uint64, tracing boo
 		return
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // many small values, all short-lived
-	seeds := max(1, *simSeeds/share)
+	seeds := max(1, *simSeeds/share) + *simFrom - 1
 	var next atomic.Uint64
+	next.Store(*simFrom - 1)
 	var mu sync.Mutex
 	var double, orphan, gap Time
 	var wg sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
-			for seed := next.Add(1); seed <= seeds && !t.Failed(); seed = next.Add(1) {
+			for seed := next.Add(1); seed <= seeds && (*simAll || !t.Failed()); seed = next.Add(1) {
 				w := scenario(seed, false)
-				if len(w.faults) > 0 {
+				if len(w.faults) > 0 && *simAll {
+					t.Errorf("seed %d: %.250v", seed, w.faults)
+				} else if len(w.faults) > 0 {
 					w = scenario(seed, true)
 					t.Errorf("seed %d: %.1500v\n(replay: go test ./node -run '%s$' -sim.seed=%d -v)\n%s",
 						seed, w.faults, t.Name(), seed, w.report())
@@ -69,6 +74,9 @@ func someWorld(seed uint64, tracing bool, nodes int) *world {
 	w.checked = seed%4 == 1
 	w.single, w.preempt = seed%7 >= 5, seed%7 == 6
 	w.layOut()
+	if seed%2 == 1 {
+		w.ownClocks()
+	}
 	return w
 }
 
@@ -122,9 +130,7 @@ func (w *world) someTime(limit Time) {
 // quiet ends all faults, brings every node up and waits.
 func (w *world) quiet() {
 	w.net = calmNet()
-	for _, n := range w.nodes {
-		n.refuses, n.slow, n.blocked = false, 0, false
-	}
+	w.endTroubles()
 	w.heal()
 	for _, n := range w.nodes {
 		w.start(n)
@@ -180,12 +186,13 @@ func TestPlannedChangesOfManyNodes(t *testing.T) {
 	})
 }
 
-// TestCrashes is invariants 2 and 5 after crashes among planned changes on a bad
+// TestCrashes is invariants 1, 2, 5 and 6 in and after crashes among planned changes on a bad
 // network.
 func TestCrashes(t *testing.T) {
 	forSeeds(t, 1, func(seed uint64, tracing bool) *world {
 		w := settled(seed, tracing, 3+int(seed%4))
 		w.net = roughNet()
+		w.judgeAll()
 		w.clients(50*ms, 15*time.Second)
 		for range 15 {
 			n := w.some()
@@ -208,8 +215,8 @@ func TestCrashes(t *testing.T) {
 	})
 }
 
-// TestPartitions is invariants 2 and 5 after splits, whole and one-way, among
-// crashes, lost carriers, dead kernels and planned changes.
+// TestPartitions is invariants 1, 2, 5 and 6 in and after splits, whole and one-way, among
+// crashes, lost carriers, troubles and planned changes.
 func TestPartitions(t *testing.T) {
 	forSeeds(t, 1, func(seed uint64, tracing bool) *world {
 		return settled(seed, tracing, 3+int(seed%4)).partitions()
@@ -218,9 +225,11 @@ func TestPartitions(t *testing.T) {
 
 func (w *world) partitions() *world {
 	w.net = roughNet()
+	w.judgeAll()
+	w.clients(50*ms, 20*time.Second)
 	for range 15 {
 		a, b := w.some(), w.some()
-		switch w.rng.IntN(10) {
+		switch w.rng.IntN(14) {
 		case 0:
 			w.partition(a.index, b.index)
 		case 1:
@@ -238,6 +247,8 @@ func (w *world) partitions() *world {
 		case 7:
 			w.log("the kernel of %s refuses everything: %v", a.name, !a.refuses)
 			a.refuses = !a.refuses
+		case 8, 9, 10, 11:
+			w.trouble(a)
 		default:
 			w.planned()
 		}
@@ -264,9 +275,10 @@ func (w *world) loseCarrier(n *simNode, span Time) {
 func TestColdStarts(t *testing.T) {
 	forSeeds(t, 1, func(seed uint64, tracing bool) *world {
 		w := someWorld(seed, tracing, 2+int(seed%5))
-		if w.strict = true; seed%3 == 1 { // agreement may then run out of time
-			w.net, w.strict, w.doubleLimit = roughNet(), false, 2*time.Second
+		if seed%3 == 1 {
+			w.net = roughNet()
 		}
+		w.judgeAll()
 		span := []Time{20 * ms, 200 * ms, 8 * time.Second}[seed%3]
 		for _, n := range w.nodes {
 			n.saved.Drained = w.rng.IntN(6) == 0

@@ -384,18 +384,18 @@ func (w *world) startCommit(n *simNode, c Commit) {
 		}
 		lost := n.forgets > 0 && w.rng.Float64() < n.forgets
 		w.rewrite(n)
+		if lost {
+			w.remember(n)
+		}
 		for _, ch := range c.Changes {
 			slot := ch.Service*w.buckets + ch.Bucket
-			if lost {
-				n.before[slot] = n.states[slot]
-			}
 			w.set(n, slot, ch.State)
 		}
+		w.relist(n, c)
 		if lost {
 			w.loseAnswer(n, c)
 			return
 		}
-		w.relist(n, c)
 		w.step(n, Committed{ID: c.ID})
 	})
 }
@@ -420,12 +420,28 @@ func (w *world) loseAnswer(n *simNode, c Commit) {
 	})
 }
 
+// remember keeps what the filter believes of its kernel, before an answer is lost.
+func (w *world) remember(n *simNode) {
+	n.before = &simBelief{states: slices.Clone(n.states), lists: map[Slot]map[Flow]bool{}}
+	if w.wholes {
+		for slot, list := range w.tables[n.index].lists {
+			n.before.lists[slot] = maps.Clone(list)
+		}
+	}
+}
+
 // rewrite makes the kernel what the filter believes it is, after an answer was lost.
 func (w *world) rewrite(n *simNode) {
-	for _, slot := range slices.Sorted(maps.Keys(n.before)) {
-		w.set(n, slot, n.before[slot])
+	if n.before == nil {
+		return
 	}
-	clear(n.before)
+	for slot, state := range n.before.states {
+		w.set(n, slot, state)
+	}
+	if w.wholes {
+		w.tables[n.index].lists = n.before.lists
+	}
+	n.before = nil
 }
 
 // start boots a node's process.
@@ -435,7 +451,7 @@ func (w *world) start(n *simNode) {
 	}
 	n.boot = w.rng.Uint64() | 1
 	w.recordBoot(n)
-	n.stalled, n.busy, n.backlog, n.starved, n.unread, n.inbox, n.before = 0, 0, nil, 0, nil, nil, map[Slot]State{}
+	n.stalled, n.busy, n.backlog, n.starved, n.unread, n.inbox, n.before = 0, 0, nil, 0, nil, nil, nil
 	services := make([]Service, w.services)
 	for i := range services {
 		services[i] = Service{Name: fmt.Sprintf("s%d", i), Checked: w.checked, Linger: true, LingerAll: w.wholes}
