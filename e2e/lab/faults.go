@@ -22,6 +22,9 @@ const (
 	Unicast
 	// Beacons is UDP to BeaconPort: beacons on the wire and by unicast.
 	Beacons
+	// Messages is all that nodes tell each other but beacons: Gossip, and the sealed
+	// datagrams that take its place, which go to BeaconPort.
+	Messages
 )
 
 // matches returns the nft expressions of the traffic, one for each rule. No frame
@@ -31,6 +34,9 @@ func (t Traffic) matches() []string {
 	case Gossip:
 		const l4 = "meta l4proto { tcp, udp } th "
 		return []string{fmt.Sprintf(l4+"sport %d ", GossipPort), fmt.Sprintf(l4+"sport != %d th dport %[1]d ", GossipPort)}
+	case Messages:
+		// Such a datagram begins with its magic, behind the 8 bytes of UDP's head.
+		return append(Gossip.matches(), fmt.Sprintf("udp dport %d @th,64,32 0x%x ", BeaconPort, letterMagic))
 	case Wire:
 		return []string{fmt.Sprintf("ip daddr %s ", VIP)}
 	case Unicast:
@@ -51,6 +57,9 @@ type Fault struct {
 	// Loss is the share of the frames that are lost, at random; 0 means all.
 	Loss float64
 }
+
+// letterMagic begins a sealed datagram, as docs/protocol.md says.
+const letterMagic = "pvul"
 
 // ClientPort is the switch port of the client host.
 const ClientPort = clientPort

@@ -14,6 +14,11 @@ import (
 // input hook.
 func sends(t *testing.T, n *Node, to *Node, port int) bool {
 	t.Helper()
+	return sendsWords(t, n, to, port, "hello")
+}
+
+func sendsWords(t *testing.T, n *Node, to *Node, port int, words string) bool {
+	t.Helper()
 	for _, cmd := range []string{"add table inet hear", "flush table inet hear",
 		"add chain inet hear input { type filter hook input priority 100; }",
 		fmt.Sprintf("add rule inet hear input ip saddr %s udp dport %d counter", n.Addr, port)} {
@@ -22,7 +27,7 @@ func sends(t *testing.T, n *Node, to *Node, port int) bool {
 	}
 	defer to.DeleteTable("inet", "hear")
 	for range 3 {
-		n.NS.Run("socat", "-u", "SYSTEM:echo hello", fmt.Sprintf("UDP4-SENDTO:%s:%d", to.Addr, port))
+		n.NS.Run("socat", "-u", "SYSTEM:echo "+words, fmt.Sprintf("UDP4-SENDTO:%s:%d", to.Addr, port))
 	}
 	out, err := to.NS.Run("nft", "list", "chain", "inet", "hear", "input")
 	must(t, err)
@@ -53,6 +58,24 @@ func TestBeaconsAreCutOnEitherMedium(t *testing.T) {
 		if !hearsWire(t, a, b) || !sends(t, a, b, BeaconPort) {
 			t.Error("a whole switch does not pass everything")
 		}
+	}
+}
+
+func TestMessagesAreCutAndBeaconsPass(t *testing.T) {
+	l, err := New(t.Context(), Config{Nodes: 2, Sources: 1})
+	must(t, err)
+	defer l.Close()
+	a, b := l.Nodes[0], l.Nodes[1]
+	const sealed = letterMagic + "abcdefgh"
+	if !sendsWords(t, a, b, BeaconPort, sealed) || !sends(t, a, b, GossipPort) {
+		t.Error("a whole switch does not pass everything")
+	}
+	must(t, l.Break(Fault{From: []string{a.Name}, To: []string{b.Name}, Traffic: Messages}))
+	if sendsWords(t, a, b, BeaconPort, sealed) || sends(t, a, b, GossipPort) {
+		t.Error("messages pass though they are cut")
+	}
+	if !sends(t, a, b, BeaconPort) || !sendsWords(t, b, a, BeaconPort, sealed) || !sends(t, b, a, GossipPort) || !ping(a, b) {
+		t.Error("more is cut than messages, one way")
 	}
 }
 
