@@ -49,6 +49,19 @@ func (f *Filter) Commit(changes []Change) error {
 	return err
 }
 
+// doing says what the transaction is for.
+func (t Transaction) doing() string {
+	switch {
+	case len(t.Changes)+len(t.List)+len(t.Unlist) > 0:
+		return fmt.Sprintf("committing %d bucket changes", len(t.Changes))
+	case t.Rewrite:
+		return "writing all buckets anew"
+	case !t.ArmBy.IsZero():
+		return "arming the lease"
+	}
+	return "committing no changes"
+}
+
 // Apply makes the transaction, in all tables at once, and says whether it has
 // armed the lease. After an error nothing has changed, in the kernel and in what
 // the Filter holds for true (State), with two exceptions. ErrUncertain: the
@@ -56,7 +69,7 @@ func (f *Filter) Commit(changes []Change) error {
 // list. ErrLate: all has changed, and a lease came late and could not be dropped;
 // it runs out by itself.
 func (f *Filter) Apply(t Transaction) (armed bool, err error) {
-	doing := fmt.Sprintf("committing %d bucket changes", len(t.Changes))
+	doing := t.doing()
 	if err := f.usable(); err != nil {
 		return false, fmt.Errorf("%s: %w", doing, err)
 	}
