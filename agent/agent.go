@@ -86,7 +86,7 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	if !nft.SeesRoutes() {
 		opts.Log.Info(noRoutes)
 	}
-	layout, err := hashring.NewLayout(cfg.Cluster, cfg.Spec.Seed, cfg.Spec.Buckets)
+	layout, err := cfg.layout()
 	if err != nil {
 		return editable(err)
 	}

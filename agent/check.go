@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 
-	"github.com/peervip/peervip/hashring"
 	"github.com/peervip/peervip/nft"
 	"github.com/peervip/peervip/node/link"
 )
@@ -34,7 +33,7 @@ func Check(cfg Config) (warnings []string, err error) {
 	if !nft.SeesRoutes() {
 		warnings = append(warnings, noRoutes)
 	}
-	layout, err := hashring.NewLayout(cfg.Cluster, cfg.Spec.Seed, cfg.Spec.Buckets)
+	layout, err := cfg.layout()
 	if err == nil {
 		_, err = nft.Compile(filterSpec(cfg, layout, mac.HardwareAddr()))
 	}

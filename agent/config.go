@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/peervip/peervip/hashring"
 	"github.com/peervip/peervip/node"
 	"github.com/peervip/peervip/node/health"
 )
@@ -82,6 +83,18 @@ type Spec struct {
 type Detect struct {
 	Interval time.Duration `json:"interval_ns"` // from one beacon to the next
 	Misses   int           `json:"misses"`      // silent intervals until death
+}
+
+// CheckSlots says what is wrong with so many services, the default one counted, of so many
+// buckets each.
+func CheckSlots(services, buckets int) error { return hashring.CheckSlots(services, buckets) }
+
+// layout says how clients map to buckets.
+func (c *Config) layout() (hashring.Layout, error) {
+	if err := CheckSlots(len(c.Spec.Services), c.Spec.Buckets); err != nil {
+		return hashring.Layout{}, err
+	}
+	return hashring.NewLayout(c.Cluster, c.Spec.Seed, c.Spec.Buckets)
 }
 
 // NoneHealthy is what becomes of a service's traffic when no node is fit for it.

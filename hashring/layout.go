@@ -14,6 +14,24 @@ const (
 	MaxBuckets = 16384
 )
 
+// MaxSlots is how many buckets all services together may have: a change of them all is
+// one transaction of the kernel, and one step of the core goes over them many times.
+const MaxSlots = 16384
+
+// CheckSlots says what is wrong with so many services of so many buckets each, with
+// the key and the cure.
+func CheckSlots(services, buckets int) error {
+	if services*buckets <= MaxSlots {
+		return nil
+	}
+	cure := fmt.Sprintf("set spec.buckets to %d or less, on all nodes", MaxSlots/services)
+	if MaxSlots/services < MinBuckets {
+		cure = fmt.Sprintf("name fewer services, at most %d", MaxSlots/MinBuckets)
+	}
+	return fmt.Errorf("spec.services: %d services (with the default one) of %d buckets each (spec.buckets) make %d, and all together may have at most %d: %s",
+		services, buckets, services*buckets, MaxSlots, cure)
+}
+
 // Layout says how clients map to buckets. It is the same on every node of a
 // cluster, and in every node's kernel.
 type Layout struct {

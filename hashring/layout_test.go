@@ -62,3 +62,24 @@ func BenchmarkBucket(b *testing.B) {
 		l.Bucket(client)
 	}
 }
+
+// TestServicesTimesBucketsIsBounded: the error names both numbers, and the cure.
+func TestServicesTimesBucketsIsBounded(t *testing.T) {
+	for _, c := range []struct {
+		services, buckets int
+		want              string
+	}{
+		{1, 16384, ""}, {16, 1024, ""}, {1024, 16, ""},
+		{2, 16384, "spec.services: 2 services (with the default one) of 16384 buckets each (spec.buckets) make 32768, and all together may have at most 16384: set spec.buckets to 8192 or less, on all nodes"},
+		{17, 1024, "spec.services: 17 services (with the default one) of 1024 buckets each (spec.buckets) make 17408, and all together may have at most 16384: set spec.buckets to 963 or less, on all nodes"},
+		{1025, 16, "spec.services: 1025 services (with the default one) of 16 buckets each (spec.buckets) make 16400, and all together may have at most 16384: name fewer services, at most 1024"},
+	} {
+		got := ""
+		if err := CheckSlots(c.services, c.buckets); err != nil {
+			got = err.Error()
+		}
+		if got != c.want {
+			t.Errorf("%d services of %d buckets: %q, want %q", c.services, c.buckets, got, c.want)
+		}
+	}
+}

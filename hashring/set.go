@@ -7,8 +7,8 @@ import (
 	"strconv"
 )
 
-// MaxSetCap is the largest capacity of a Set: 64 services of MaxBuckets buckets.
-const MaxSetCap = 64 * MaxBuckets
+// MaxSetCap is the largest capacity of a Set.
+const MaxSetCap = MaxSlots
 
 // Set is a set of some of the numbers 0..Cap()-1, one bit each: buckets, or
 // slots (service*M + bucket). The zero Set is an empty set of capacity 0: it

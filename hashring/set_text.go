@@ -7,8 +7,8 @@ import (
 	"fmt"
 )
 
-// maxSetBytes bounds the binary form of a set: the bits, and two uvarints of at
-// most 21 bits, which take 3 bytes each.
+// maxSetBytes bounds the binary form of a set: the bits, and two uvarints, which take at
+// most 3 bytes each.
 const maxSetBytes = MaxSetCap/8 + 2*3
 
 // setEncoding is base64 of RFC 4648 section 5 without padding: fit for URLs and JSON.

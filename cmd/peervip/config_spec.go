@@ -32,6 +32,9 @@ func (p *parser) spec(raw rawSpec, nodeAddress netip.Addr) agent.Spec {
 	s.WhenNoneHealthy = agent.NoneHealthy(p.word("spec.when_none_healthy", raw.WhenNoneHealthy,
 		string(agent.ServeAnyway), string(agent.DropAll)))
 	s.Services = p.services(raw.Services)
+	if n := countServices(raw.Services); raw.Buckets <= 16384 {
+		p.all("", agent.CheckSlots(n, raw.Buckets))
+	}
 	return s
 }
 
@@ -91,6 +94,15 @@ func (p *parser) mac(text string) string {
 		p.bad(key, "%s is kept by switches for themselves and never passed on: use another", mac)
 	}
 	return mac.String()
+}
+
+// countServices counts the services of the file, and the one that always exists.
+func countServices(raw []rawService) int {
+	names := map[string]bool{agent.OtherService: true}
+	for _, r := range raw {
+		names[r.Name] = true
+	}
+	return len(names)
 }
 
 // services wants at most the one service that always exists. Traffic classes of
