@@ -47,6 +47,9 @@ type Herald struct {
 	muted   bool
 	retired bool
 	mutedAt Time // since when it must not speak; 0: it may
+	// wireBack: this node had no wire, has one again, and does not serve yet. The silence
+	// that it has seen was its own, so it holds nobody dead who speaks.
+	wireBack bool
 
 	// epoch counts how often this node had to yield. What the core said in an earlier
 	// epoch gives no right to a lease.
@@ -99,6 +102,10 @@ func (h *Herald) at(now Time) Time {
 func (h *Herald) Say(now Time, b Bulletin) (news, drop bool) {
 	news = !b.sameNews(h.word) || h.saidAt == 0
 	drop = h.word.Lease && !b.Lease && h.leaseUntil > 0
+	if h.word.Mute && !b.Mute { // it starts anew, as a node does that has just booted
+		h.sentAt, h.resumedAt = 0, 0
+	}
+	h.wireBack = (h.wireBack || h.word.Mute) && !b.Mute && b.Phase == Joining
 	h.word, h.saidAt = b, max(h.at(now), 1)
 	h.fallSilent()
 	if drop {
@@ -336,6 +343,9 @@ func (d Detect) ArmFor() Time { return d.L / 2 / Time(1e6) * Time(1e6) }
 func (h *Herald) Events(now Time) []Event {
 	now = h.at(now)
 	h.lapse(now)
+	if h.wireBack {
+		h.live.Forgive(now)
+	}
 	var events []Event
 	for _, c := range h.live.Changes(now) {
 		events = append(events, PeerStanding{Incarnation: c.Incarnation, Standing: c.To})

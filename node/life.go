@@ -2,7 +2,6 @@ package node
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 )
 
@@ -135,7 +134,7 @@ func (c *Core) mayServeBut() string {
 	if alone {
 		return c.mayStartAlone()
 	}
-	return ""
+	return c.missesMost()
 }
 
 // unheard says why a member of which no beacon comes keeps this node from serving:
@@ -151,7 +150,6 @@ func (c *Core) unheard(p *peer) string {
 // mayStartAlone: only after the seeds have been tried for a while, and on a wire
 // that forwards; a port that still learns would hide the others.
 func (c *Core) mayStartAlone() string {
-	t := c.cfg.Timing
 	if why := c.seedsRefuse(); why != "" {
 		return why
 	}
@@ -161,6 +159,12 @@ func (c *Core) mayStartAlone() string {
 	if list := c.unreadable(); len(list) > 0 {
 		return fmt.Sprintf("a member that cannot be understood sends beacons: %s; %s", describeStrangers(list), strangerCure(list))
 	}
+	return c.loneWait()
+}
+
+// loneWait says for what a node waits that hears nobody, or too few.
+func (c *Core) loneWait() string {
+	t := c.cfg.Timing
 	if c.now < max(c.startedAt, c.wireSince)+t.Alone {
 		return "no node of this cluster has answered yet"
 	}
@@ -200,8 +204,8 @@ func (c *Core) wireChanged(ev WireChanged) {
 		c.outside.freeSince = 0
 	}
 	if lost && c.phase.Serving() {
+		c.noteKnown()
 		c.withdrawFromService(ev.Reason)
-		c.outside.knew = slices.Sorted(maps.Keys(c.peers))
 	}
 }
 

@@ -43,7 +43,8 @@ type outsiders struct {
 	// freeSince is when nothing but strangers that do not serve kept this node from
 	// serving any more; 0: something else does, or there are none.
 	freeSince Time
-	// knew are the nodes that this one knew when it lost its wire while it served.
+	// knew are the nodes that this one knew when it lost its wire while it served, see
+	// reboot.go; nil: it served since, or never did.
 	knew []string
 
 	otherKey OtherKey // whether seeds refuse this node
@@ -130,18 +131,6 @@ func (o *outsiders) of(pick func(Stranger) bool) []Stranger {
 		}
 	}
 	return picked
-}
-
-// servesAgain reports whether this node served when it lost its wire, and hears a
-// majority of the nodes that it knew then.
-func (c *Core) servesAgain() bool {
-	heard := 0
-	for p := range c.alivePeers() {
-		if c.authenticated(p) && slices.Contains(c.outside.knew, p.Name) {
-			heard++
-		}
-	}
-	return heard > 0 && 2*(heard+1) > len(c.outside.knew)+1
 }
 
 // seedsRefuse says that all seeds that answer have another key; "": not so. If they all
