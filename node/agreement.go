@@ -106,7 +106,7 @@ func (c *Core) takeOrphans(orphans hashring.Set) {
 	take := orphans.Clone()
 	if !c.agreed() {
 		take = c.orphans.overdue(c.now, c.cfg.Timing.Agreement).Clone()
-		if take.Empty() || c.outdated() != nil {
+		if take.Empty() || c.outdated() != nil || c.heralded.Apart != "" {
 			return
 		}
 		c.notice(true, "the peers do not share this node's view; taking %s that nobody is seen to claim", Count(take.Count(), "buckets"))

@@ -357,7 +357,7 @@ func (h *Herald) Events(now Time) []Event {
 	}
 	events = append(events, h.events...)
 	h.events = h.events[:0]
-	next := Heralded{Lease: h.leaseUntil > 0, CutOff: h.cutOff(now), Barred: h.barred(now), Unknown: h.unknown(now)}
+	next := Heralded{Lease: h.leaseUntil > 0, CutOff: h.cutOff(now), Barred: h.barred(now), Unknown: h.unknown(now), Apart: h.apart(now)}
 	if next != h.heralded {
 		if next.CutOff && !h.heralded.CutOff {
 			h.cutAt = now
@@ -409,6 +409,20 @@ func (h *Herald) unknown(now Time) string {
 		return fmt.Sprintf("%s hears the beacons of a node that this one hears nothing of, by beacons or gossip: open cluster.port and cluster.beacon_port on the way to it", names(by))
 	}
 	return ""
+}
+
+// apart says who is too many steps away for this node to hold it alive; "": nobody is.
+func (h *Herald) apart(now Time) string {
+	list := h.live.apart(now)
+	if len(list) == 0 {
+		return ""
+	}
+	var far, by []Incarnation
+	for _, n := range list {
+		far, by = append(far, n.Incarnation), append(by, n.voucher)
+	}
+	return fmt.Sprintf("%s and this node (%s) are more than one step apart: %s hears somebody who hears %s, and this node hears nobody who does; so it takes no bucket that the others do not see as nobody's; let their beacons pass (UDP to cluster.beacon_port)",
+		names(far), h.self.Name, names(by), names(far))
 }
 
 // barred says why this node must not begin to serve, by what beacons say; "": it may.

@@ -117,6 +117,9 @@ type neighbour struct {
 	// Signs of life, by itself or through others.
 	seenSeq Seq
 	seenAt  Time // when seenSeq last grew; never: noTime
+	// vouchedAt is when another neighbour last said that it holds it alive; never: noTime.
+	vouchedAt Time
+	voucher   Incarnation
 	// Signs of a return, while it is dead.
 	backSeq            Seq
 	backAt, backSeenAt Time // of the first and the last in a steady row; never: noTime
@@ -371,7 +374,7 @@ func (l *Liveness) admit(inc Incarnation, named bool, att Time) *neighbour {
 	}
 	n := &neighbour{
 		Incarnation: inc, key: KeyOf(inc), reads: BeaconMin,
-		firstAt: att, spokeAt: noTime, heardAt: noTime, seenAt: noTime, backAt: noTime, backSeenAt: noTime,
+		firstAt: att, spokeAt: noTime, heardAt: noTime, seenAt: noTime, backAt: noTime, backSeenAt: noTime, vouchedAt: noTime,
 	}
 	for m := range n.mediums {
 		n.mediums[m].at = noTime

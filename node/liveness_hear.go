@@ -237,6 +237,9 @@ func (l *Liveness) learn(n *neighbour, b *Beacon, mine PeerAck, att Time) {
 			n.hearsOthers = n.hearsOthers || !e.known && e.Flags&serves == serves
 			continue
 		}
+		if o != n && n.standing != Refused && e.Flags&AckAlive != 0 {
+			o.vouchedAt, o.voucher = att, n.Incarnation
+		}
 		if o != n && e.Seq > 0 {
 			if n.standing != Refused && e.Flags&AckHeard != 0 {
 				l.succeeds(o)

@@ -248,6 +248,9 @@ func (c *Core) problems() (list, noticed []string) {
 			add("%s is a member and does not serve: `peervip status` there says why", p.Name)
 		}
 	}
+	if c.heralded.Apart != "" {
+		add("%s", c.heralded.Apart)
+	}
 	c.relayProblems(add)
 	for _, n := range c.order {
 		if !n.alive && c.wire.OK { // without a wire this node hears nobody

@@ -90,6 +90,9 @@ type (
 		// Unknown is who hears somebody serve of whom this node hears nothing, in
 		// words; "": nobody does.
 		Unknown string
+		// Apart is who is held alive by somebody whom this node hears, and dead by this
+		// node, in words; "": nobody is. See liveness_apart.go.
+		Apart string
 	}
 
 	// StrangersHeard: the strangers on the wire as they are now, by address.
