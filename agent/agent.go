@@ -74,7 +74,7 @@ func Run(ctx context.Context, cfg Config, opts Options) (err error) {
 	}
 	cleanup.add(unlock)
 	wire, err := link.Open(link.Config{
-		Interface: cfg.Interface, Address: cfg.Address, VIPs: cfg.Spec.VIPs, MAC: mac, Log: opts.Log, ARPFiltered: nft.GuardsARP(),
+		Interface: cfg.Interface, Address: cfg.Address, VIPs: cfg.Spec.VIPs, MAC: mac, Beacon: node.LongestBeacon(cfg.Name), Log: opts.Log, ARPFiltered: nft.GuardsARP(),
 		Changes: loadChanges(cfg.StateDir, opts.Log), Remember: func(c link.Changes) error { return saveChanges(cfg.StateDir, c) },
 	})
 	if err != nil {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -55,6 +56,13 @@ type BeaconsStatus struct {
 	LateMax float64     `json:"late_max_ms"`
 	Late    []LateCount `json:"late"`
 	Skipped uint64      `json:"skipped"`
+
+	// Format is the one that this node's beacons are written in. FormatFor is a node that
+	// keeps it from a later one which this program reads, if there is one.
+	Format    int    `json:"format"`
+	FormatFor string `json:"format_for,omitempty"`
+	// Packet is the length of the last beacon as an IP packet.
+	Packet int `json:"packet_bytes"`
 
 	Sent     BeaconsSent     `json:"sent"`
 	Received BeaconsReceived `json:"received"`
@@ -159,6 +167,7 @@ func (o *outlook) tell(s *Status, untuned error) {
 	}
 	line := &o.line
 	b := BeaconsStatus{
+		Format: int(o.herald.Format), FormatFor: o.herald.FormatFor, Packet: line.Packet,
 		Class: line.Class.String(), LateMax: ms(line.Lateness.Max), Skipped: line.Lateness.Skipped,
 		Sent: BeaconsSent{
 			Wire: line.Wire.Sent, Unicast: line.Unicast.Sent, Marked: line.Marked, Extra: line.Extra, Withheld: line.Withheld, Stale: line.Stale,
@@ -282,6 +291,13 @@ func (l *loop) beaconProblems(attached bool, o outlook, list *problemList) {
 	if late := o.line.Lateness; t.late.grew(late.Skipped, o.now) {
 		add("beacons leave late, the last time by %v: this machine is too busy (the thread that sends them is scheduled as %s)", late.LastSkip.Round(time.Millisecond), o.line.Class)
 	}
+	switch line := o.line; {
+	case line.MTU == 0:
+	case line.Packet > line.MTU:
+		list.addAlert("beacons are too long for the interface", "a beacon is an IP packet of %d bytes, and the MTU of %s is %d, so that none leaves: raise it%s", line.Packet, l.cfg.Interface, line.MTU, inLessBytes(h))
+	case line.Packet > line.MTU*9/10:
+		add("a beacon is an IP packet of %d bytes, and the MTU of %s is %d: a few nodes more, and none leaves: raise it%s", line.Packet, l.cfg.Interface, line.MTU, inLessBytes(h))
+	}
 	failed := o.line.Wire.Dropped + o.line.Wire.Failed
 	if t.failed.grew(failed, o.now) && l.link.OK {
 		add("%s could not be sent on the wire, the last one: %v", node.Count(failed, "beacons"), o.line.Wire.LastError)
@@ -289,4 +305,12 @@ func (l *loop) beaconProblems(attached bool, o outlook, list *problemList) {
 	if n := o.line.Wire.Overflows + o.line.Unicast.Overflows; t.overflow.grew(n, o.now) {
 		add("%s found no room in their socket: this node is flooded, or could not keep up", node.Count(n, "beacons"))
 	}
+}
+
+// inLessBytes names the node for whose sake beacons are longer than they have to be.
+func inLessBytes(h *node.HeraldStatus) string {
+	if h.FormatFor == "" {
+		return ""
+	}
+	return fmt.Sprintf(", or run a newer version on %s, which reads format %d at the most", h.FormatFor, h.Format)
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/peervip/peervip/nft"
+	"github.com/peervip/peervip/node"
 	"github.com/peervip/peervip/node/link"
 )
 
@@ -18,7 +19,7 @@ func Check(cfg Config) (warnings []string, err error) {
 	if err != nil {
 		return nil, editable(err)
 	}
-	wire, err := link.Open(link.Config{Interface: cfg.Interface, Address: cfg.Address, VIPs: cfg.Spec.VIPs, MAC: mac})
+	wire, err := link.Open(link.Config{Interface: cfg.Interface, Address: cfg.Address, VIPs: cfg.Spec.VIPs, MAC: mac, Beacon: node.LongestBeacon(cfg.Name)})
 	if err != nil {
 		return nil, editable(err)
 	}

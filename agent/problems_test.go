@@ -133,6 +133,31 @@ func TestVIPConflict(t *testing.T) {
 	r.problem(t, false, "is in use by")
 }
 
+// TestBeaconsNearTheMTU: who grows towards the MTU says so before beacons cease to leave.
+func TestBeaconsNearTheMTU(t *testing.T) {
+	t.Parallel()
+	l := newRig(t, "a").loop // not running: it would look for problems by itself
+	for _, row := range []struct {
+		packet, mtu int
+		by          string
+		want        string
+		alert       bool
+	}{
+		{1389, 1500, "", "a beacon is an IP packet of 1389 bytes, and the MTU of eth0 is 1500: a few nodes more, and none leaves: raise it", false},
+		{1300, 1280, "web-3", "a beacon is an IP packet of 1300 bytes, and the MTU of eth0 is 1280, so that none leaves: raise it, or run a newer version on web-3, which reads format 1 at the most", true},
+		{523, 1280, "", "", false},
+		{523, 0, "", "", false},
+		{1340, 1500, "", "", false},
+	} {
+		var list problemList
+		l.beaconProblems(true, outlook{herald: node.HeraldStatus{Format: 1, FormatFor: row.by}, line: link.BeaconStatus{Packet: row.packet, MTU: row.mtu}}, &list)
+		lines, alert := list.texts()
+		if text := strings.Join(lines, "\n"); text != row.want || (alert != "") != row.alert {
+			t.Errorf("%+v: %q, %q", row, text, alert)
+		}
+	}
+}
+
 // A node that must be silent says so, whatever keeps its lease away, and so does one that
 // had to be a moment ago.
 func TestASilentNodeSaysSo(t *testing.T) {

@@ -269,3 +269,57 @@ func BenchmarkBeaconDecode2(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkHear2 is BenchmarkHear in format 2, through the codec: 3150 of these a second come to
+// one of 64 nodes.
+func BenchmarkHear2(b *testing.B) {
+	const nodes = 64
+	now := Time(3600 * 1e9)
+	c := NewBeaconCodec("web", []BeaconKey{testKey(1)})
+	all := make([]*Liveness, nodes)
+	for i := range all {
+		all[i] = NewLiveness(Incarnation{fmt.Sprint("web-", i), uint64(i + 1)}, NewDetect(20*mil, 10))
+	}
+	buf := make([]byte, 0, MaxBeacon)
+	var made, got Beacon
+	say := func(l *Liveness) []byte {
+		seq := l.detect.numberAt(now, l.sent.ring[(l.sent.next+31)%32])
+		made = Beacon{Incarnation: l.self, Format: 2, Unit: l.detect.unit(), Seq: seq, Phase: Active, Weight: 10, Peers: l.AppendAcks(made.Peers[:0], now), Brief: made.Brief[:0]}
+		l.condense(now, &made)
+		l.sent.add(seq)
+		datagram, err := c.Append(buf, &made)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return datagram
+	}
+	for range 40 { // until all entries are short
+		for _, from := range all {
+			now += 20 * mil / nodes
+			datagram := say(from)
+			for _, to := range all {
+				if to != from {
+					if err := c.Decode(&got, datagram); err != nil {
+						b.Fatal(err)
+					}
+					to.Hear(now, Wire, &got)
+				}
+			}
+		}
+	}
+	me := all[0]
+	b.ReportAllocs()
+	for b.Loop() {
+		b.StopTimer()
+		now += 20 * mil / nodes
+		from := all[1+int(now/(20*mil/nodes))%(nodes-1)]
+		datagram := say(from)
+		me.wake(now)
+		b.StartTimer()
+		if err := c.Decode(&got, datagram); err != nil {
+			b.Fatal(err)
+		}
+		me.Hear(now, Wire, &got)
+	}
+	b.ReportMetric(float64(len(made.Brief)), "short")
+}

@@ -50,6 +50,9 @@ const (
 	MaxBeacon2 = beaconFixed2 + MaxBeaconName + unfitBytes + maxWhole*beaconWhole2 + (MaxBeaconPeers-maxWhole)*beaconBrief + beaconSignature
 )
 
+// LongestBeacon is the longest beacon, in bytes, that a node of that name has to send.
+func LongestBeacon(name string) int { return MaxBeacon2 - MaxBeaconName + len(name) }
+
 // The flags of a short entry. Standing takes two bits, since a peer has only one.
 const (
 	briefHeard = 1 << iota

@@ -484,6 +484,8 @@ type HeraldStatus struct {
 	WireProof, OthersProof bool
 	Barred                 string
 	Muted                  bool
+	Format                 uint8  // of this node's beacons
+	FormatFor              string // who keeps it from a later one; "": nobody
 	Neighbours             []NeighbourStatus
 }
 
@@ -496,5 +498,6 @@ func (h *Herald) Status(now Time) HeraldStatus {
 		Barred: h.heralded.Barred, Muted: h.mute(), Neighbours: h.live.Status(now),
 	}
 	s.WireProof, s.OthersProof = h.live.WireProof(now)
+	s.Format, s.FormatFor = h.Format()
 	return s
 }

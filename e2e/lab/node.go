@@ -48,6 +48,9 @@ func newNode(l *Lab, index int, binary string) *Node {
 	}
 }
 
+// UseProgram has the node run another program from its next start on.
+func (n *Node) UseProgram(binary string) { n.binary = binary }
+
 // PowerOn boots the machine: a namespace as after a start of the kernel, a link
 // to the switch and the services. The agent is not started.
 func (n *Node) PowerOn() (err error) {

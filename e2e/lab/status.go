@@ -19,8 +19,16 @@ type Status struct {
 	Problems []string        `json:"problems"`
 	Pauses   PausesStatus    `json:"pauses"`
 	Alert    string          `json:"alert"`
+	Beacons  BeaconsStatus   `json:"beacons"`
 	// Strangers are nodes on the wire that are none of the cluster.
 	Strangers []StrangerStatus `json:"strangers"`
+}
+
+// BeaconsStatus is what the agent says of its beacons.
+type BeaconsStatus struct {
+	Format    int               `json:"format"`
+	FormatFor string            `json:"format_for"`
+	Faults    map[string]uint64 `json:"faults"`
 }
 
 // StrangerStatus is one of them.

@@ -154,6 +154,7 @@ func (s *sender) beacon(build Build) {
 		s.counters.tooLong.Add(1)
 		return
 	}
+	s.counters.size.Store(uint64(len(payload)))
 	copy(s.frame[headersLen:], payload) // onto itself, if Build used the buffer
 	s.follow(s.link.seen.Load())
 	s.transmit(s.frame.seal(len(payload)), marked, began)

@@ -23,6 +23,9 @@ type BeaconStatus struct {
 	Withheld uint64
 	// TooLong is how often Build made more than MaxBeacon bytes, which were not sent.
 	TooLong uint64
+	// Packet is the length of the last beacon as an IP packet, and MTU the longest that the
+	// interface takes; 0: it is not known.
+	Packet, MTU int
 	// Marked frames were sent with the mark. Stale ones were to have it and were sent
 	// without, since Build was longer ago than BeaconConfig.Fresh. Overdue ones
 	// left with it though Build was.
@@ -59,6 +62,12 @@ func (b *Beacons) Status() BeaconStatus {
 		Extra: s.counters.extra.Load(), Withheld: s.counters.withheld.Load(), TooLong: s.counters.tooLong.Load(),
 		Marked: s.counters.marked.Load(), Stale: s.counters.stale.Load(), Overdue: s.counters.overdue.Load(),
 	}
+	if size := s.counters.size.Load(); size > 0 {
+		status.Packet = int(size) + ipLen + udpLen
+	}
+	if s.link != nil {
+		status.MTU = s.link.seen.Load().mtu
+	}
 	if standing := s.standing.Load(); standing != nil {
 		status.Class, status.ClassReason = standing.class, standing.reason
 	}
@@ -71,6 +80,7 @@ func (b *Beacons) Status() BeaconStatus {
 type sentCounters struct {
 	wire, unicast                                    outcomes
 	extra, withheld, tooLong, marked, stale, overdue atomic.Uint64
+	size                                             atomic.Uint64
 }
 
 // outcomes counts what became of sends.

@@ -23,8 +23,9 @@ type device struct {
 	mac      hwAddr
 	ethernet bool
 	kind     kind
-	up       bool   // set up by the operator: IFF_UP
-	carrier  bool   // IFF_LOWER_UP
+	up       bool // set up by the operator: IFF_UP
+	carrier  bool // IFF_LOWER_UP
+	mtu      int
 	running  bool   // operational, RFC 2863: IFF_RUNNING; not while 802.1X is unfinished
 	losses   uint32 // how often the carrier was lost since the interface was made
 }
@@ -109,6 +110,9 @@ func readDevice(name string) (device, error) {
 	}
 	if d.kind, err = readKind(attributes[unix.IFLA_LINKINFO].Value); err != nil {
 		return device{}, err
+	}
+	if mtu := attributes[unix.IFLA_MTU].Value; len(mtu) == 4 {
+		d.mtu = int(binary.NativeEndian.Uint32(mtu))
 	}
 	if count := attributes[unix.IFLA_CARRIER_DOWN_COUNT].Value; len(count) == 4 {
 		d.losses = binary.NativeEndian.Uint32(count)

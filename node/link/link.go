@@ -38,6 +38,9 @@ type Config struct {
 	VIPs []netip.Addr
 	// MAC is the cluster MAC, from ParseClusterMAC.
 	MAC ClusterMAC
+	// Beacon is how many bytes the longest beacon has that this node may have to send: the
+	// interface must be able to carry it. 0: not known.
+	Beacon int
 	// ARPFiltered: while the VIPs are up, rules keep the kernel from answering ARP for
 	// them on any interface. Then the sysctl that does that, and the same to all other
 	// addresses, is set on the VIPs' own segment only.
@@ -280,6 +283,9 @@ func checkInterface(config Config, device device) error {
 		return fmt.Errorf("node.interface: %s is not an Ethernet interface, which a VIP needs%s", config.Interface, existing())
 	case device.mac == config.MAC.addr:
 		return fmt.Errorf("spec.mac: %s is the MAC of %s itself: the cluster MAC must belong to no station", config.MAC, config.Interface)
+	case config.Beacon > 0 && device.mtu < config.Beacon+ipLen+udpLen:
+		return fmt.Errorf("node.interface: the MTU of %s is %d, and a beacon of a cluster of 64 nodes may be an IP packet of %d bytes: `ip link set %s mtu %d`, or more",
+			config.Interface, device.mtu, config.Beacon+ipLen+udpLen, config.Interface, config.Beacon+ipLen+udpLen)
 	}
 	return checkUnicast(config, device.kind)
 }

@@ -71,6 +71,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"unspecified", vips("0.0.0.0"), []string{"spec.vips: 0.0.0.0 is the unspecified address"}},
 		{"broadcast", vips("255.255.255.255"), []string{"spec.vips: 255.255.255.255 is the broadcast address"}},
 		{"invalid", func(c *Config) { c.VIPs = make([]netip.Addr, 1) }, []string{"spec.vips: ", "is no address"}},
+		{"MTU that no beacon fits", func(c *Config) { c.Beacon = 1473 }, []string{"node.interface: the MTU of eth0 is 1500, and a beacon of a cluster of 64 nodes may be an IP packet of 1501 bytes", "ip link set eth0 mtu 1501"}},
 		{"no cluster MAC", func(c *Config) { c.MAC = ClusterMAC{} }, []string{"spec.mac: no cluster MAC"}},
 		{"the interface's own MAC", func(c *Config) { c.MAC = ClusterMAC{addr: h.mac("eth0")} }, []string{"spec.mac: ", "is the MAC of eth0 itself"}},
 	} {
