@@ -93,7 +93,7 @@ func (c *Core) outdated() *peer {
 // whoever hears it knows that it serves, and either has its word or is silent itself
 // (see liveness_mark.go).
 func (c *Core) mayTake() bool {
-	return c.heralded.Lease && c.commitFailed == nil && c.heralded.Unknown == "" && len(c.unlisted()) == 0 && c.servingSince > 0 && c.now >= c.servingSince+c.cfg.Silence
+	return c.lame == Sound && c.heralded.Lease && c.commitFailed == nil && c.heralded.Unknown == "" && len(c.unlisted()) == 0 && c.servingSince > 0 && c.now >= c.servingSince+c.cfg.Silence
 }
 
 // takeOrphans takes slots that nobody alive claims: in agreement, or when the

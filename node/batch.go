@@ -78,6 +78,7 @@ func sortOf(ev Event) sort {
 func (c *Core) advance() {
 	for again := true; again; again = c.replan {
 		c.applyVoluntary()
+		c.limp()
 		c.live()
 		c.plan()
 		c.finish()

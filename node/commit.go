@@ -73,9 +73,10 @@ func (c *Core) committed(ev Committed) {
 	c.open, c.openSlots, c.openTakes = nil, c.cfg.newSet(), false
 	c.replan = true
 	if ev.Err != nil {
-		c.commitRefused(ev.Err, slots)
+		c.commitRefused(ev.Err, probe, slots)
 		return
 	}
+	c.failing.commitTaken(probe)
 	if !probe {
 		c.declined, c.askAfter = 0, 0
 	}
@@ -128,7 +129,8 @@ func (c *Core) committed(ev Committed) {
 //
 // But what another claims too, and this node has lost to it, must not be served here until
 // the kernel lets go of it: this node gives up its lease, and so everything.
-func (c *Core) commitRefused(err error, slots hashring.Set) {
+func (c *Core) commitRefused(err error, probe bool, slots hashring.Set) {
+	c.failing.commitRefused(probe, c.now)
 	if c.commitFailed == nil {
 		c.notice(true, "the kernel refused a change of %s: %v", Count(slots.Count(), "buckets"), err)
 	}

@@ -64,8 +64,10 @@ type Core struct {
 	openTakes    bool // it makes the kernel accept new flows of some slot
 	commitAfter  Time // no commit before; 0: at once
 	commitFailed error
-	failures     int  // commits refused in a row
-	declined     int  // commits of what was granted that were refused, since one was taken
+	failures     int // commits refused in a row
+	declined     int // commits of what was granted that were refused, since one was taken
+	failing      failing
+	lame         Lame // what it has told of that
 	askAfter     Time // nothing is asked for before, see commitRefused; 0: at once
 
 	said      *Statement // as last published
@@ -205,6 +207,7 @@ func (c *Core) Deadline() Time {
 	soon(c.commitAfter)
 	soon(c.askAfter)
 	soon(c.disownedAt + c.cfg.Silence)
+	c.wakeForLame(soon)
 	soon(c.attachAfter)
 	if c.voluntaryDue() {
 		soon(c.lastVoluntary + t.Voluntary)
@@ -229,7 +232,7 @@ func (c *Core) Deadline() Time {
 // self is this node as others see it in the view.
 func (c *Core) self() Member {
 	return Member{
-		Incarnation: c.cfg.Incarnation, Weight: c.weight, Phase: c.phase, Unfit: c.unfitList(), CutOff: c.heralded.CutOff,
+		Incarnation: c.cfg.Incarnation, Weight: c.weight, Phase: c.phase, Unfit: c.unfitList(), CutOff: c.cutOff(), Lame: c.lame,
 	}
 }
 

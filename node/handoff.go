@@ -122,6 +122,8 @@ func (c *Core) judge(p *peer, slot Slot) Reason {
 		return InMotion
 	case !c.want.Has(slot):
 		return NotHeld
+	case c.commitFailed != nil:
+		return CommitFailed
 	}
 	service := slot / c.cfg.Buckets
 	if pl := c.places[service]; pl.rank == rankFit && pl.table.Owner(slot%c.cfg.Buckets) == p.Name {

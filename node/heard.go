@@ -122,7 +122,7 @@ func (p *peer) member() Member {
 	if p.heard == nil || p.heard.Claims <= p.said.Version {
 		return p.said.member()
 	}
-	m := Member{Incarnation: p.Incarnation, Weight: p.heard.Weight, Phase: p.heard.Phase, CutOff: p.heard.CutOff}
+	m := Member{Incarnation: p.Incarnation, Weight: p.heard.Weight, Phase: p.heard.Phase, CutOff: p.heard.CutOff, Lame: p.said.Lame}
 	for service := range 64 {
 		if p.heard.Unfit>>service&1 != 0 {
 			m.Unfit = append(m.Unfit, service)
@@ -192,7 +192,7 @@ func (c *Core) hearsAnybody() bool {
 // Bulletin is what beacons are to say of this node.
 func (c *Core) Bulletin() Bulletin {
 	b := Bulletin{
-		Phase: c.phase, Weight: c.weight, CutOff: c.heralded.CutOff, Lease: true, Epoch: c.epoch, Mute: !c.wire.OK,
+		Phase: c.phase, Weight: c.weight, CutOff: c.cutOff(), Lease: true, Epoch: c.epoch, Mute: !c.wire.OK,
 	}
 	for service, unfit := range c.unfit {
 		if unfit && service < 64 {

@@ -16,6 +16,12 @@ func (c *Core) plan() {
 	}
 	c.replan = false
 	c.look()
+	if c.lame != Sound {
+		unheld := c.want.Clone()
+		unheld.RemoveAll(c.kernel)
+		unheld.RemoveAll(c.openSlots)
+		c.abandon(unheld)
+	}
 	mine := c.due()
 	c.withdraw(mine)
 
@@ -202,12 +208,12 @@ func (c *Core) promisedByPeers() hashring.Set {
 	return set
 }
 
-// mayAsk holds back while this node's kernel refuses what it would be granted, or has no
+// mayAsk holds back while this node is lame; while its kernel refuses what it would be granted, or has no
 // lease to serve it with; while the holder's newest statement has not come, since without
 // it the holder would not give; and after a refusal until something has changed there or
 // here.
 func (c *Core) mayAsk(p *peer) bool {
-	return c.commitFailed == nil && c.askAfter == 0 && c.heralded.Lease && p.version() >= p.latest &&
+	return c.lame == Sound && c.commitFailed == nil && c.askAfter == 0 && c.heralded.Lease && p.version() >= p.latest &&
 		(p.refusedAt == 0 || p.said.Version > p.refusedSaid || c.view.Digest() != p.refusedView)
 }
 

@@ -30,12 +30,12 @@ func (c *Core) publish() {
 // statement is what this node has to say of itself now.
 func (c *Core) statement() *Statement {
 	linger := c.lingering.Clone()
-	linger.RemoveAll(c.kernel) // claimed until a commit has released it, so nobody can have it before
+	linger.RemoveAll(c.claims()) // claimed until a commit has released it, so nobody can have it before
 	linger.AddAll(c.kernelLinger)
 	s := &Statement{
 		Incarnation: c.cfg.Incarnation,
 		Phase:       c.phase, Weight: c.weight, Unfit: c.unfitList(),
-		CutOff: c.heralded.CutOff, View: c.view.Digest(), Obeyed: c.obeyed, Doubt: c.doubt, Claims: c.claims(), Linger: linger,
+		CutOff: c.cutOff(), Lame: c.lame, View: c.view.Digest(), Obeyed: c.obeyed, Doubt: c.doubt, Claims: c.claims(), Linger: linger,
 		Takes: c.takes(), Relayed: c.relayed(), Lists: c.ownListings(),
 	}
 	for _, g := range c.grants {

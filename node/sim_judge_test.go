@@ -245,8 +245,9 @@ func (w *world) noteAble() {
 	}
 }
 
-// openGaps is why gaps are not judged while some kernel is lame; "": they are.
-const openGaps = orphansKept
+// openGaps is why gaps are not judged while some kernel is lame; "": they are. One fault
+// alone that lasts is judged, see TestFaultsThatLast.
+const openGaps = "a lame kernel, and other faults at the same time, may keep buckets from all for longer"
 
 // judgeGaps makes it a fault if nobody serves a slot for long, though some node could.
 func (w *world) judgeGaps() {

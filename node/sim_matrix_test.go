@@ -20,17 +20,11 @@ var simTrace = flag.Bool("sim.trace", false, "print the whole trace of each cell
 //	go test ./node -run 'TestFaultsThatLast/cells/n1_to_n2_cut/n1_leaves$' -sim.trace -v
 var openCells = []struct{ fault, change, why string }{
 	{"*messages *n1* lost*", "*", noWord},
-	{"kernel of n1 refuses", "*", orphansKept},
-	{"kernel of n1 loses * answers", "*", orphansKept},
-	{"n1 cannot arm", "*", claimsKept},
-	{"n1 and n2 cannot arm", "*", claimsKept},
 }
 
 // Why cells are open.
 const (
-	noWord      = "one whose words do not arrive stops every takeover"
-	orphansKept = "orphans that the kernel has refused stay claimed"
-	claimsKept  = "a node without a lease keeps its claims"
+	noWord = "one whose words do not arrive stops every takeover"
 )
 
 func openCell(fault, change string) (line int) {

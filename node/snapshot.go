@@ -229,6 +229,7 @@ func (c *Core) problems() (list, noticed []string) {
 	if c.commitFailed != nil {
 		told("the kernel has refused the last change of buckets (%v); it is tried again", c.commitFailed)
 	}
+	c.lameProblems(add, told)
 	for i, svc := range c.cfg.Services {
 		if c.wantUnfit[i] {
 			told("service %s: this node is unfit: %s", svc.Name, c.whyUnfit[i])
@@ -265,12 +266,25 @@ func (c *Core) keptFromServing(p *peer) bool {
 	return p.said != nil && p.said.Phase == Joining && c.now >= p.aliveSince+c.cfg.Timing.Alone
 }
 
+// nobodyDrains and somebodyIsCutOff are about the nodes of the view.
+func (c *Core) nobodyDrains() bool {
+	return !slices.ContainsFunc(c.view.Members(), func(m Member) bool { return m.Phase != Active })
+}
+
+func (c *Core) somebodyIsCutOff() bool {
+	return slices.ContainsFunc(c.view.Members(), func(m Member) bool { return m.CutOff })
+}
+
 func (c *Core) rankProblem(service string, r rank, add func(string, ...any)) {
 	switch {
 	case r == rankUnfit && c.cfg.DropUnhealthy:
 		add("service %s: no active node is fit, so nobody serves it (spec.when_none_healthy: drop); mend what its checks look at", service)
 	case r == rankUnfit:
 		add("service %s: no active node is fit, so buckets stay where they are; mend what its checks look at", service)
+	case r == rankHolding && c.nobodyDrains():
+		add("service %s: no node can serve as it should, so buckets stay where they are; mend what is said of the nodes", service)
+	case r == rankHolding && c.somebodyIsCutOff():
+		add("service %s: all nodes are draining, cut off, or cannot serve, so buckets stay where they are; resume one with `peervip resume`, or mend it", service)
 	case r == rankHolding:
 		add("service %s: all nodes are draining, so buckets stay where they are; resume one with `peervip resume`", service)
 	case r == rankNever:
@@ -331,7 +345,7 @@ func (c *Core) whyThere(slot Slot, r rank) string {
 	case r == rankUnfit:
 		return "no active node is fit: it stays where it is"
 	}
-	return "all nodes are draining: it stays where it is"
+	return "all nodes are draining, or cannot serve: it stays where it is"
 }
 
 // whyNotYet explains why a slot is not with its owner alone; "" if it is.

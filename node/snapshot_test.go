@@ -185,7 +185,7 @@ func TestExplainSaysWhereABucketIsAndWhy(t *testing.T) {
 
 	for phase, why := range map[Phase]string{
 		Active:   "no active node is fit: it stays where it is",
-		Draining: "all nodes are draining: it stays where it is",
+		Draining: "all nodes are draining, or cannot serve: it stays where it is",
 	} {
 		d := activeDesk(t, map[string]hashring.Set{"b": everything(16)})
 		d.step(HealthChanged{Service: 0, Reason: "broken"})

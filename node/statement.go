@@ -33,8 +33,10 @@ type Statement struct {
 	Weight int `json:"weight"`
 	// Unfit lists the services (by number) whose health checks fail here.
 	Unfit []int `json:"unfit,omitempty"`
-	// CutOff: the node has no wire-proof, though others have, and is to be relieved.
+	// CutOff: the node is to be relieved. It has no wire-proof, though others have, or is lame.
 	CutOff bool `json:"cut_off,omitempty"`
+	// Lame is why it cannot serve, if it cannot.
+	Lame Lame `json:"lame,omitempty"`
 	// View is the digest of the view that the node acts on.
 	View uint64 `json:"view"`
 	// Obeyed is the stamp of the last wish that the node has dealt with.
@@ -116,7 +118,7 @@ func symmetricDifference(a, b hashring.Set) hashring.Set {
 // sameBut reports whether two statements say the same but for their version.
 func (s *Statement) sameBut(o *Statement) bool {
 	return s.Incarnation == o.Incarnation && s.Phase == o.Phase && s.Weight == o.Weight &&
-		slices.Equal(s.Unfit, o.Unfit) && s.CutOff == o.CutOff && s.View == o.View && s.Obeyed == o.Obeyed && s.Doubt == o.Doubt &&
+		slices.Equal(s.Unfit, o.Unfit) && s.CutOff == o.CutOff && s.Lame == o.Lame && s.View == o.View && s.Obeyed == o.Obeyed && s.Doubt == o.Doubt &&
 		slices.Equal(s.Relayed, o.Relayed) &&
 		s.Claims.Equal(o.Claims) && s.Linger.Equal(o.Linger) &&
 		slices.EqualFunc(s.Lists, o.Lists, func(a, b Listing) bool { return a.ID == b.ID && a.Slots.Equal(b.Slots) }) &&
@@ -127,7 +129,7 @@ func (s *Statement) sameBut(o *Statement) bool {
 
 // member is the node as a view has it.
 func (s *Statement) member() Member {
-	return Member{Incarnation: s.Incarnation, Weight: s.Weight, Phase: s.Phase, Unfit: s.Unfit, CutOff: s.CutOff}
+	return Member{Incarnation: s.Incarnation, Weight: s.Weight, Phase: s.Phase, Unfit: s.Unfit, CutOff: s.CutOff, Lame: s.Lame}
 }
 
 // MaxWeight is the greatest weight that a node may have.

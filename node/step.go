@@ -372,6 +372,9 @@ type Timing struct {
 	// Look: the least time between two looks whether lingering flows still live; up
 	// to 16 times as long while none ends.
 	Look Time
+	// Lame: how long a node goes on that cannot serve, and how long it has to be sound before
+	// it takes its share again.
+	Lame Time
 	// Mourn: how long after its last sign of life a peer's death is confirmed. Until
 	// then its flows are left alone: it may only have been asleep.
 	Mourn Time
@@ -394,6 +397,7 @@ func DefaultTiming(detection Time) Timing {
 		Voluntary: 5 * second,
 		Gather:    detection / 10,
 		Look:      second / 4,
+		Lame:      max(second, 2*detection),
 		Mourn:     max(second, 2*detection),
 		Restart:   30 * second,
 		LeaveBy:   10 * second,

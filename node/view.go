@@ -37,8 +37,10 @@ type Member struct {
 	Phase Phase
 	// Unfit lists the services whose health checks fail there, ascending.
 	Unfit []int
-	// CutOff: it has no wire-proof, though others have.
+	// CutOff: it has no wire-proof, though others have, or it cannot serve, and Lame is why.
+	// The reason is for people, and no part of the digest.
 	CutOff bool
+	Lame   Lame
 }
 
 // NewView builds a view of the members, in any order, and of the services that one of
@@ -117,7 +119,7 @@ type rank byte
 const (
 	// rankNever: nothing may be given to the node.
 	rankNever rank = iota
-	// rankHolding: it drains or is cut off, and still keeps what nobody else can take.
+	// rankHolding: it drains, is cut off or lame, and still keeps what nobody else can take.
 	rankHolding
 	// rankUnfit: it is active, though a health check fails.
 	rankUnfit

@@ -74,8 +74,8 @@ func TestEqualDigestsPlaceAlike(t *testing.T) {
 
 func TestDigestShowsEveryChange(t *testing.T) {
 	base := []Member{
-		{Incarnation{"a", 1}, 10, Active, nil, false},
-		{Incarnation{"b", 2}, 20, Active, []int{1}, false},
+		{Incarnation: Incarnation{"a", 1}, Weight: 10, Phase: Active},
+		{Incarnation: Incarnation{"b", 2}, Weight: 20, Phase: Active, Unfit: []int{1}},
 	}
 	seen := map[uint64]string{NewView(base).Digest(): "none"}
 	for name, change := range map[string]func([]Member) []Member{
@@ -104,7 +104,7 @@ func TestDigestShowsEveryChange(t *testing.T) {
 // nobody; by service.
 func TestPlaceIsForTheBestRank(t *testing.T) {
 	member := func(name string, phase Phase, unfit ...int) Member {
-		return Member{Incarnation{name, 1}, 10, phase, unfit, false}
+		return Member{Incarnation: Incarnation{name, 1}, Weight: 10, Phase: phase, Unfit: unfit}
 	}
 	for _, c := range []struct {
 		members []Member
@@ -138,7 +138,7 @@ func TestOnlyTheUnfitNodesBucketsMove(t *testing.T) {
 		members := []Member{}
 		for i := range rapid.IntRange(2, 6).Draw(t, "members") {
 			members = append(members, Member{
-				Incarnation{fmt.Sprintf("n%d", i), 1}, rapid.IntRange(1, 100).Draw(t, "weight"), Active, nil, false,
+				Incarnation: Incarnation{fmt.Sprintf("n%d", i), 1}, Weight: rapid.IntRange(1, 100).Draw(t, "weight"), Phase: Active,
 			})
 		}
 		before := NewView(members).place(hashring.NewPlacer(128), 1)[0].table

@@ -31,7 +31,9 @@ func (v View) difference(next View, self string) string {
 		case n.Phase != m.Phase:
 			say(n, "is "+n.Phase.String())
 		case n.CutOff && !m.CutOff:
-			say(n, "is cut off")
+			say(n, map[bool]string{true: "cannot serve", false: "is cut off"}[n.Lame != Sound])
+		case !n.CutOff && m.CutOff && m.Lame != Sound:
+			say(n, "can serve again")
 		case !n.CutOff && m.CutOff:
 			say(n, "is heard on the wire again")
 		case len(n.Unfit) > len(m.Unfit):
