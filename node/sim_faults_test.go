@@ -59,15 +59,26 @@ func (w *world) mishap() {
 // with a valid lease accept new flows of one bucket, and never leave one without an owner for long.
 func TestMishaps(t *testing.T) {
 	forSeeds(t, 1, func(seed uint64, tracing bool) *world {
-		w := settled(seed, tracing, 2+int(seed%4))
-		w.judgeAll()
-		w.clients(50*ms, 15*time.Second)
-		for range 12 {
-			w.mishap()
-			w.someTime(1500 * ms)
-		}
-		w.beaconLoss = 0
-		w.quiet()
-		return w
+		return settled(seed, tracing, 2+int(seed%4)).mishaps(12, 1500*ms)
 	})
+}
+
+// TestMishapsOfManyNodes is the same with 16 to 32 nodes.
+func TestMishapsOfManyNodes(t *testing.T) {
+	forSeeds(t, 100, func(seed uint64, tracing bool) *world {
+		return settled(seed, tracing, 16+int(seed*7%17)).mishaps(40, 500*ms)
+	})
+}
+
+// mishaps does so many, and then nothing more.
+func (w *world) mishaps(count int, every Time) *world {
+	w.judgeAll()
+	w.clients(50*ms, 15*time.Second)
+	for range count {
+		w.mishap()
+		w.someTime(every)
+	}
+	w.beaconLoss = 0
+	w.quiet()
+	return w
 }

@@ -23,6 +23,7 @@ type judge struct {
 	ableSince   [][]Time      // by service and node, since when nothing keeps the node from serving; 0: something does
 	unownedOver Time          // slots without an owner for longer, though one node could serve all the time, are faults; 0: not judged
 	missed      map[Slot]bool // of which a fault was reported already
+	had         []servedBy    // by slot: who served it when the fault that lasts began; nil: not noted
 	told        [2]int        // of which owners the last fault is
 	toldAt      Time
 }
@@ -190,14 +191,38 @@ func (w *world) canServe(service int) bool {
 	})
 }
 
+// noteOwners keeps had.
+func (w *world) noteOwners() {
+	w.had = make([]servedBy, len(w.owners))
+	for slot := range w.owners {
+		if owners := w.ownersOf(slot); len(owners) == 1 {
+			w.had[slot] = servedBy{owners[0], owners[0].boot}
+		}
+	}
+}
+
+// servedBy is a node in one of its lives.
+type servedBy struct {
+	n    *simNode
+	boot uint64
+}
+
+// stillServes says whether the node, which had the slot, can go on to serve it, though its
+// kernel may take no commits.
+func (w *world) stillServes(had servedBy, service int) bool {
+	n := had.n
+	return n != nil && n.boot == had.boot && w.onTheWire(n) && !w.idle(n) && !n.unarmable && n.fit[service] && n.core.phase == Active
+}
+
 // unserved is invariant 6: the slots that clients get no answer for, though some node can
-// serve them.
+// serve them. Where none can, as when all kernels refuse, nothing must move.
 func (w *world) unserved() (list []Slot) {
 	for service := range w.services {
-		if !w.canServe(service) {
-			continue
-		}
+		can := w.canServe(service)
 		for slot := service * w.buckets; slot < (service+1)*w.buckets; slot++ {
+			if !can && (w.had == nil || !w.stillServes(w.had[slot], service)) {
+				continue
+			}
 			if !slices.ContainsFunc(w.ownersOf(slot), w.onTheWire) {
 				list = append(list, slot)
 			}

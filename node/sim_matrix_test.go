@@ -53,6 +53,7 @@ func cell(seed uint64, nodes int, fault, change lasting) (wrong []string, trace 
 	w.strict, w.silentOver = true, 5*time.Second
 	w.watch()
 	w.clients(50*ms, 40*time.Second)
+	w.noteOwners()
 	fault.do(w)
 	w.run(4 * time.Second)
 	change.do(w)
