@@ -109,7 +109,7 @@ func (w *world) maySplit(a, b *simNode) bool {
 		a, b = b, a
 	}
 	within := w.healWithin
-	if !w.hears(a, b) && !w.hears(b, a) { // that they are not alone a third one tells, and each must have time to lose its lease
+	if !w.hears(a, b) || !w.hears(b, a) { // who is not heard must have time to lose its lease
 		within += w.timing.D
 	}
 	since := w.splitAt[[2]int{a.index, b.index}]
