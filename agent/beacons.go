@@ -306,6 +306,14 @@ func (b *beacons) forget(e node.Forget) {
 	b.kernel.setPeers(b.sources())
 }
 
+// verify has the core told if an incarnation is not heard of any more.
+func (b *beacons) verify(e node.Verify) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.herald.Verify(e.Incarnation)
+	b.tend(b.now())
+}
+
 // attach tells that the VIP is up.
 func (b *beacons) attach() {
 	b.mu.Lock()

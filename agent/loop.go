@@ -233,6 +233,8 @@ func (l *loop) settle() {
 		case node.Forget:
 			l.beacons.forget(e)
 			delete(l.strays.alive, e.Incarnation)
+		case node.Verify:
+			l.beacons.verify(e)
 		case node.Stop:
 			l.stop, l.keepFlows = true, e.KeepFlows
 		default:

@@ -31,6 +31,8 @@ func (c *Core) peerStanding(ev PeerStanding) {
 		c.reconsider(p)
 	} else if ev.Standing == Unheard { // who only passed by, or was a member long ago
 		delete(c.heard, ev.Incarnation)
+	} else if ev.Standing == Alive { // by an event that may have waited while that life ended
+		c.out = append(c.out, Verify{ev.Incarnation})
 	}
 }
 

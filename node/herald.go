@@ -132,6 +132,14 @@ func (h *Herald) Forget(inc Incarnation, gone bool) {
 	delete(h.told, inc)
 }
 
+// Verify tells the core that an incarnation is not heard of, if that is so: what the core
+// was told last may have waited until it had this node forget that incarnation.
+func (h *Herald) Verify(inc Incarnation) {
+	if h.live.find(inc) == nil {
+		h.events = append(h.events, PeerStanding{Incarnation: inc, Standing: Unheard})
+	}
+}
+
 // Mute silences this node, or ends that: one that is deaf by its own fault must
 // not stop the others. Its last beacons say that it hears nobody and does not serve, so
 // that nobody waits for its acknowledgement.

@@ -308,6 +308,9 @@ func (w *world) handle(n *simNode, evs []Event) {
 			n.herald.Reads(e.Incarnation, e.Reads)
 		case Forget:
 			n.herald.Forget(e.Incarnation, e.Gone)
+		case Verify:
+			n.herald.Verify(e.Incarnation)
+			w.tend(n)
 		case AskVIP:
 			w.askVIP(n)
 		case Stop:

@@ -279,6 +279,10 @@ type (
 		Gone bool
 	}
 
+	// Verify: beacons show this incarnation alive, and it is no member. If it is not known
+	// to them any more, the word of it was old: report PeerStanding{Standing: Unheard}.
+	Verify struct{ Incarnation }
+
 	// AskVIP: send three echo requests for the VIP to the cluster MAC and report
 	// VIPAnswered. This node does not serve.
 	AskVIP struct{}
@@ -304,6 +308,7 @@ func (FindFlows) effect() {}
 func (ListFlows) effect() {}
 func (Know) effect()      {}
 func (Forget) effect()    {}
+func (Verify) effect()    {}
 func (Stop) effect()      {}
 
 func (AskVIP) effect() {}
