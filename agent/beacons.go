@@ -306,6 +306,13 @@ func (b *beacons) forget(e node.Forget) {
 	b.kernel.setPeers(b.sources())
 }
 
+// have is for a statement that has come.
+func (b *beacons) have(e node.Have) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.herald.Have(e.Incarnation, e.Version)
+}
+
 // verify has the core told if an incarnation is not heard of any more.
 func (b *beacons) verify(e node.Verify) {
 	b.mu.Lock()

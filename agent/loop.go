@@ -235,6 +235,8 @@ func (l *loop) settle() {
 			delete(l.strays.alive, e.Incarnation)
 		case node.Verify:
 			l.beacons.verify(e)
+		case node.Have:
+			l.beacons.have(e)
 		case node.Stop:
 			l.stop, l.keepFlows = true, e.KeepFlows
 		default:

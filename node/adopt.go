@@ -62,6 +62,7 @@ func (c *Core) lingeredByOthers() hashring.Set {
 			set.AddAll(p.said.Linger)
 		}
 	}
+	c.lingersUnread(set)
 	for k := range c.keepings() {
 		set.AddAll(k.Slots)
 	}

@@ -66,10 +66,11 @@ func (c *Core) agrees(p *peer) bool {
 		(!p.said.Phase.Serving() || p.said.View == c.view.Digest())
 }
 
-// agreed reports whether every peer that is held alive agrees.
+// agreed reports whether every peer that is held alive agrees, but for those that have
+// nothing.
 func (c *Core) agreed() bool {
 	for p := range c.likePeers() {
-		if !c.agrees(p) {
+		if !p.idle && !c.agrees(p) {
 			return false
 		}
 	}
@@ -77,11 +78,12 @@ func (c *Core) agreed() bool {
 }
 
 // outdated returns a peer whose claims have changed since it told them, by what its
-// beacons say; nil: there is none. While there is one, what seems to be nobody's may
-// be that peer's.
+// beacons say; or may have changed, since only others hear those and it has not given its
+// word; nil: there is none. While there is one, what seems to be nobody's may be that
+// peer's.
 func (c *Core) outdated() *peer {
 	for p := range c.likePeers() {
-		if p.heard != nil && (p.said == nil || p.heard.Claims > p.said.Version) {
+		if p.heard != nil && !p.idle && (p.said == nil || p.unread() || p.heard.hearsay && !c.agrees(p)) {
 			return p
 		}
 	}

@@ -90,7 +90,8 @@ type Core struct {
 	outside outsiders // strangers on the wire
 
 	startedAt       Time
-	servingSince    Time // 0: this node does not serve
+	servingSince    Time   // 0: this node does not serve
+	joinedWith      uint64 // version of the statement that first said that it joins
 	seedsTried      bool
 	drained, forced bool  // by wish, over restarts
 	wishedGrace     *Time // of the drain; nil: Config.DrainTimeout
@@ -167,6 +168,14 @@ func (c *Core) Deadline() Time {
 		if p.said == nil {
 			soon(p.askedAt + patience)
 			soon(p.aliveSince + t.Alone)
+		}
+		if c.phase == Joining {
+			soon(c.answersBy(p))
+		} else if since := p.stuckSince(); since > 0 {
+			soon(since + t.Words)
+		}
+		if p.heard != nil && p.heard.joiningSince > 0 {
+			soon(p.heard.joiningSince + c.cfg.Silence)
 		}
 		if _, ok := c.wishes[p.Name]; ok {
 			soon(p.wishSentAt + patience)

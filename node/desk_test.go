@@ -52,6 +52,9 @@ func activeDesk(t *testing.T, claims map[string]hashring.Set, configure ...func(
 		d.says(name, func(s *Statement) { s.Claims = claims[name].Clone() })
 	}
 	d.step(SeedsTried{})
+	for _, name := range sortedKeys(claims) {
+		d.acks(name)
+	}
 	d.wait(6 * time.Second) // for those who start alone
 	d.step(Attached{})
 	if d.core.phase != Active {

@@ -72,6 +72,7 @@ func TestGraceOverARestart(t *testing.T) {
 	d.step(Started{Drained: true, Grace: &grace})
 	d.alive("b")
 	d.says("b", func(s *Statement) {})
+	d.acks("b")
 	d.step(SeedsTried{})
 	d.wait(6 * time.Second)
 	d.step(Attached{})

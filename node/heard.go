@@ -8,8 +8,10 @@ import (
 
 // heard is what beacons say of an incarnation, whether it is a member or not.
 type heard struct {
-	standing Standing
-	Bulletin // of Claims 0 while no beacon of its own was believed
+	standing     Standing
+	Bulletin          // of Claims 0 while no beacon of its own was believed
+	hearsay      bool // alive by the word of others: the bulletin may be old
+	joiningSince Time // since then its beacons say that it joins; 0: they do not
 }
 
 func (c *Core) hear(inc Incarnation) *heard {
@@ -26,7 +28,11 @@ func (c *Core) hear(inc Incarnation) *heard {
 
 func (c *Core) peerStanding(ev PeerStanding) {
 	h := c.hear(ev.Incarnation)
-	h.standing = ev.Standing
+	if h.joiningSince > 0 && (h.standing != ev.Standing || h.hearsay != ev.Hearsay) {
+		h.joiningSince = c.now // it may have been otherwise while it was not heard
+	}
+	c.replan = c.replan || h.hearsay != ev.Hearsay
+	h.standing, h.hearsay = ev.Standing, ev.Hearsay
 	if p := c.peers[ev.Name]; p != nil && p.Incarnation == ev.Incarnation {
 		c.reconsider(p)
 	} else if ev.Standing == Unheard { // who only passed by, or was a member long ago
@@ -51,6 +57,11 @@ func (c *Core) peerSpoke(ev PeerSpoke) {
 		return // it was forgotten meanwhile
 	}
 	h.Bulletin = ev.Bulletin
+	if h.Phase != Joining {
+		h.joiningSince = 0
+	} else if h.joiningSince == 0 {
+		h.joiningSince = c.now
+	}
 	if p != nil && p.Incarnation == ev.Incarnation && p.alive {
 		p.latest = max(p.latest, h.Claims)
 		c.replan = true

@@ -132,6 +132,9 @@ func (h *Herald) Forget(inc Incarnation, gone bool) {
 	delete(h.told, inc)
 }
 
+// Have tells which version of a peer's statement the core has.
+func (h *Herald) Have(inc Incarnation, version uint64) { h.live.Have(inc, version) }
+
 // Verify tells the core that an incarnation is not heard of, if that is so: what the core
 // was told last may have waited until it had this node forget that incarnation.
 func (h *Herald) Verify(inc Incarnation) {
@@ -363,9 +366,15 @@ func (h *Herald) Events(now Time) []Event {
 			events = append(events, PeerSpoke{Incarnation: c.Incarnation, Bulletin: said})
 		}
 	}
+	for _, inc := range h.live.hearsayChanges(now) {
+		events = append(events, PeerStanding{Incarnation: inc, Standing: Alive, Hearsay: h.live.find(inc).hearsay})
+	}
 	events = append(events, h.events...)
 	h.events = h.events[:0]
-	next := Heralded{Lease: h.leaseUntil > 0, CutOff: h.cutOff(now), Barred: h.barred(now), Unknown: h.unknown(now), Apart: h.apart(now)}
+	next := Heralded{
+		Lease: h.leaseUntil > 0, CutOff: h.cutOff(now), Barred: h.barred(now), Unknown: h.unknown(now), Apart: h.apart(now),
+		Unheeded: h.live.Unheeded(now), Uninformed: h.live.Uninformed(now), Deaf: h.live.deafPairs(now),
+	}
 	if next != h.heralded {
 		if next.CutOff && !h.heralded.CutOff {
 			h.cutAt = now

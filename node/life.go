@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 )
@@ -32,6 +33,10 @@ func (c *Core) live() {
 	case Active, Draining, Drained:
 		if p := c.outranked(true); p != nil {
 			c.withdrawFromService(fmt.Sprintf("%s serves with another spec of a higher rank", p.Name))
+		} else if c.heralded.Unheeded || c.heralded.Uninformed {
+			c.withdrawFromService(c.unheeded())
+		} else if p := c.stuckBeside(); p != nil {
+			c.withdrawFromService(fmt.Sprintf("messages do not pass between this node and %s, and %d buckets have no owner for that: %s", p.Name, c.unclaimed(), lookAtMessages))
 		}
 	}
 }
@@ -47,6 +52,9 @@ func (c *Core) enter(p Phase) {
 		c.servingSince = c.now
 	}
 	c.phase = p
+	if p == Joining {
+		c.joinedWith = 0
+	}
 	c.outside.freeSince = 0
 	if p.Serving() {
 		c.outside.knew = nil
@@ -134,7 +142,7 @@ func (c *Core) mayServeBut() string {
 	if alone {
 		return c.mayStartAlone()
 	}
-	return c.missesMost()
+	return cmp.Or(c.missesMost(), c.unheeded())
 }
 
 // unheard says why a member of which no beacon comes keeps this node from serving:

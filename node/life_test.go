@@ -272,6 +272,7 @@ func TestDrainingNodeIsTheLastResort(t *testing.T) {
 	d.step(Started{Drained: true}) // and the same after a restart, when b drains already
 	d.alive("b")
 	d.says("b", func(s *Statement) { s.Phase, s.Claims = Draining, everything(16) })
+	d.acks("b")
 	d.step(SeedsTried{})
 	d.step(Attached{})
 	d.wait(time.Second)

@@ -291,6 +291,7 @@ func TestDeadlineGoesWithItsDrain(t *testing.T) {
 		}
 		d.alive("b")
 		d.says("b", func(s *Statement) { s.Claims = everything(16) })
+		d.acks("b")
 		d.step(SeedsTried{})
 		d.step(Attached{})
 		if d.core.phase == Joining {

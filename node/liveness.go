@@ -143,6 +143,10 @@ type neighbour struct {
 	next   int
 
 	short shortened
+	words words
+	deaf  []deafTo // whom it does not hear, though it holds them alive
+	// hearsay: the core knows that it is alive by the word of others only.
+	hearsay bool
 }
 
 // utterance is one beacon of a neighbour, and which beacon of this node it told of.
@@ -175,6 +179,8 @@ type Liveness struct {
 	index     []briefPlace // of the neighbours and this node, in rising order; nil: to be made anew
 	nextWhole int          // the acknowledgement from where on some are whole
 	entries   []entry      // of the beacon at hand
+	// When this node's messages reached somebody last, and somebody's this node.
+	heededAt, informedAt Time
 }
 
 // NewLiveness returns the liveness of a node that has heard nobody yet.

@@ -228,6 +228,9 @@ func (l *Liveness) take(n *neighbour, b *Beacon, mine PeerAck) {
 // learn takes what a neighbour says of others and of this node.
 func (l *Liveness) learn(n *neighbour, b *Beacon, mine PeerAck, att Time) {
 	l.proveDirectly(n, b.Seq, mine)
+	mine.Key = l.key
+	n.deafTowards(&mine, att)
+	n.words.named(b, att)
 	n.hearsOthers = false
 	for i := range l.entries {
 		e := &l.entries[i]
@@ -240,6 +243,7 @@ func (l *Liveness) learn(n *neighbour, b *Beacon, mine PeerAck, att Time) {
 		if o != n && n.standing != Refused && e.Flags&AckAlive != 0 {
 			o.vouchedAt, o.voucher = att, n.Incarnation
 		}
+		n.deafTowards(&e.PeerAck, att)
 		if o != n && e.Seq > 0 {
 			if n.standing != Refused && e.Flags&AckHeard != 0 {
 				l.succeeds(o)
@@ -248,6 +252,7 @@ func (l *Liveness) learn(n *neighbour, b *Beacon, mine PeerAck, att Time) {
 				l.hearsay(o, &e.PeerAck, att)
 			}
 			l.proveThrough(n, o, &e.PeerAck)
+			o.words.spreads(&e.PeerAck)
 		}
 	}
 }

@@ -250,6 +250,9 @@ func (l *Liveness) AppendAcks(buf []PeerAck, now Time) []PeerAck {
 		if n.serving {
 			ack.Flags |= AckServing
 		}
+		if ack.Flags&AckHeard != 0 && n.words.current() {
+			ack.Flags |= AckCurrent
+		}
 		buf = append(buf, ack)
 	}
 	l.doubt(buf[start:], att)

@@ -41,6 +41,8 @@ type peer struct {
 	wishedAt    Time // when it was told the wish for it first
 	behind      Time // since when it has not acknowledged what it was told; 0: it has
 	way         way
+	unreadSince Time // since when its beacons have named a newer statement than has come; 0: they do not
+	idle        bool // it joins, see joins
 
 	// A grant may overtake the statement that shows it. Until a statement of at
 	// least that version has come, the slots granted to us are not the peer's claim.
@@ -88,6 +90,9 @@ func (p *peer) takes() uint64 {
 // not its claim, though its statement may still say so. It must have said something.
 func (p *peer) claims() hashring.Set {
 	claims := p.said.Claims.Clone()
+	if p.gaveUp() {
+		claims.RemoveAll(p.said.Claims)
+	}
 	claims.RemoveAll(p.released)
 	claims.RemoveAll(p.lingers)
 	return claims

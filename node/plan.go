@@ -57,6 +57,7 @@ func (c *Core) plan() {
 func (c *Core) wakePlan() {
 	c.giveUpUnanswered()
 	c.bury(func(m mourning) bool { return c.now >= m.until })
+	c.noteUnread()
 	over := func(since, wait Time) bool { return since > 0 && c.now >= since+wait }
 	for _, q := range []*question{&c.orphans, &c.doubles} {
 		c.replan = c.replan || over(q.since, c.cfg.Timing.Agreement) || q.open() && over(c.servingSince, c.cfg.Silence)
@@ -201,6 +202,9 @@ func (c *Core) claimed() hashring.Set {
 func (c *Core) promisedByPeers() hashring.Set {
 	set := c.cfg.newSet()
 	for p := range c.claimers() {
+		if p.gaveUp() {
+			continue
+		}
 		for _, g := range p.said.Granted {
 			set.AddAll(g.Slots)
 		}

@@ -20,6 +20,9 @@ func (c *Core) publish() {
 		next.Version = old.Version + 1
 	}
 	c.said = next
+	if c.phase == Joining && c.joinedWith == 0 {
+		c.joinedWith = next.Version
+	}
 	c.replan = c.replan || len(c.view.soles) > 0 && (old == nil || !old.Claims.Equal(next.Claims)) // see soles
 	if c.askedWith == 0 {
 		c.askedWith = next.Version

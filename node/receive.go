@@ -81,6 +81,7 @@ func (c *Core) receiveDelta(p *peer, m *Message) {
 		return
 	}
 	p.said = next
+	c.out = append(c.out, Have{p.Incarnation, next.Version})
 	if next.Phase.Serving() { // then it has looked for the flows of its earlier lives
 		c.bury(func(m mourning) bool { return m.Name == p.Name })
 	}

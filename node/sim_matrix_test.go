@@ -19,12 +19,15 @@ var simTrace = flag.Bool("sim.trace", false, "print the whole trace of each cell
 //
 //	go test ./node -run 'TestFaultsThatLast/cells/n1_to_n2_cut/n1_leaves$' -sim.trace -v
 var openCells = []struct{ fault, change, why string }{
-	{"*messages *n1* lost*", "*", noWord},
+	{"small messages of n1 lost", "*", noWord},
+	{"messages * n1 lost*", "n? leaves", noWord},
+	{"n1 hears nobody but n0", "n3 restarts", oneEar},
 }
 
 // Why cells are open.
 const (
-	noWord = "one whose words do not arrive stops every takeover"
+	noWord = "a grant, or the word that all is handed over, does not arrive"
+	oneEar = "of eight nodes one that hears a single other one has its lease prolonged too late now and then"
 )
 
 func openCell(fault, change string) (line int) {

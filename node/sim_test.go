@@ -308,6 +308,8 @@ func (w *world) handle(n *simNode, evs []Event) {
 			n.herald.Reads(e.Incarnation, e.Reads)
 		case Forget:
 			n.herald.Forget(e.Incarnation, e.Gone)
+		case Have:
+			n.herald.Have(e.Incarnation, e.Version)
 		case Verify:
 			n.herald.Verify(e.Incarnation)
 			w.tend(n)

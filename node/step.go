@@ -63,6 +63,9 @@ type (
 	PeerStanding struct {
 		Incarnation
 		Standing Standing
+		// Hearsay: it is alive by the word of others, who hear its beacons. What those say
+		// of it is not known here.
+		Hearsay bool
 	}
 
 	// PeerSpoke: a beacon said something new of its sender. Lease and Epoch of the
@@ -93,6 +96,11 @@ type (
 		// Apart is who is held alive by somebody whom this node hears, and dead by this
 		// node, in words; "": nobody is. See liveness_apart.go.
 		Apart string
+		// Unheeded: no peer gets this node's messages; Uninformed: this node gets those of
+		// none; though the peers get each other's.
+		Unheeded, Uninformed bool
+		// Deaf is who does not hear whose beacons, in words; "": everybody hears everybody.
+		Deaf string
 	}
 
 	// StrangersHeard: the strangers on the wire as they are now, by address.
@@ -279,6 +287,12 @@ type (
 		Gone bool
 	}
 
+	// Have: that version of the peer's statement has come, for beacons to say so.
+	Have struct {
+		Incarnation
+		Version uint64
+	}
+
 	// Verify: beacons show this incarnation alive, and it is no member. If it is not known
 	// to them any more, the word of it was old: report PeerStanding{Standing: Unheard}.
 	Verify struct{ Incarnation }
@@ -309,6 +323,7 @@ func (ListFlows) effect() {}
 func (Know) effect()      {}
 func (Forget) effect()    {}
 func (Verify) effect()    {}
+func (Have) effect()      {}
 func (Stop) effect()      {}
 
 func (AskVIP) effect() {}
@@ -380,6 +395,10 @@ type Timing struct {
 	// Lame: how long a node goes on that cannot serve, and how long it has to be sound before
 	// it takes its share again.
 	Lame Time
+	// Words: how long no message may pass, though beacons do, before a node that serves
+	// gives up for the others: longer than they are late at a start of all, and short enough
+	// for the others to take over within 5 s.
+	Words Time
 	// Mourn: how long after its last sign of life a peer's death is confirmed. Until
 	// then its flows are left alone: it may only have been asleep.
 	Mourn Time
@@ -403,6 +422,7 @@ func DefaultTiming(detection Time) Timing {
 		Gather:    detection / 10,
 		Look:      second / 4,
 		Lame:      max(second, 2*detection),
+		Words:     max(3*second, 5*detection),
 		Mourn:     max(second, 2*detection),
 		Restart:   30 * second,
 		LeaveBy:   10 * second,

@@ -63,7 +63,7 @@ func (c *Core) sendSince(p *peer, m *Message, since Time) {
 	if vain {
 		w.vainBy = c.now + c.cfg.Timing.Alone
 	}
-	back := c.now < w.vainBy || w.indirect
+	back := c.now < w.vainBy || w.indirect || p.heard != nil && p.heard.hearsay
 	if !back && c.now >= w.backBy && !p.hears(c.cfg.Name) {
 		return
 	}

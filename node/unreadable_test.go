@@ -60,6 +60,7 @@ func TestServingMemberOfAnotherVersion(t *testing.T) {
 		d := newDesk(t)
 		d.alive("b")
 		d.says("b", func(s *Statement) { s.Phase = Active; s.Claims = setOf(16, 1, 2) })
+		d.acks("b")
 		d.step(unreadable(d, serves))
 		d.step(SeedsTried{})
 		d.wait(10 * time.Second)

@@ -1,0 +1,163 @@
+package node
+
+import (
+	"fmt"
+
+	"github.com/peervip/peervip/hashring"
+)
+
+// A peer's beacons come, and its messages may not. What its beacons say goes then before
+// what it said by message: a node that joins has nothing. So it is not waited for, and what
+// it had can be taken, as soon as its beacons have said for D that it joins: by then it has
+// no lease to serve with any more, and it must serve for D before it takes what nobody has
+// (see mayTake). A node whose messages do not pass begins to join again by itself, if others'
+// do.
+
+// unread reports whether the peer's beacons name a newer statement than has come.
+func (p *peer) unread() bool {
+	return p.heard != nil && (p.said == nil && p.heard.Claims > 0 || p.said != nil && p.heard.Claims > p.said.Version)
+}
+
+// phaseNow is the peer's phase, by beacon or by message, whichever is newer.
+func (p *peer) phaseNow() Phase {
+	switch {
+	case p.said != nil:
+		return p.member().Phase
+	case p.heard != nil:
+		return p.heard.Phase
+	}
+	return Joining
+}
+
+// joins reports whether the peer's own beacons have said for D that it joins.
+func (c *Core) joins(p *peer) bool {
+	h := p.heard
+	return h != nil && h.standing == Alive && !h.hearsay && h.Claims > 0 && p.phaseNow() == Joining &&
+		h.joiningSince > 0 && c.now >= h.joiningSince+c.cfg.Silence
+}
+
+// noteUnread brings up to date whom nobody has to wait for, and since when somebody's
+// messages have not come.
+func (c *Core) noteUnread() {
+	for p := range c.likePeers() {
+		if idle := c.joins(p); idle != p.idle {
+			if p.idle, c.replan = idle, true; idle {
+				c.forgetPeer(p, false) // nothing comes of what was under way with it
+			}
+		}
+		if !p.unread() {
+			p.unreadSince = 0
+		} else if p.unreadSince == 0 {
+			p.unreadSince = c.now
+		}
+	}
+}
+
+// gaveUp reports whether the peer has nothing, whatever its last statement says.
+func (p *peer) gaveUp() bool { return p.idle && p.unread() }
+
+// lingersUnread adds the slots on which a peer may linger that gave up with a statement
+// that has not come. What it had got since the last one is not known, so it may be any.
+func (c *Core) lingersUnread(set hashring.Set) {
+	for p := range c.claimers() {
+		if p.gaveUp() {
+			set.AddAll(c.cfg.all())
+		}
+	}
+}
+
+// unheeded says why nobody would know what this node does if it began to serve; "": the
+// peers that serve have acknowledged that it joins. Who does not answer has its time, if
+// another one does.
+func (c *Core) unheeded() string {
+	switch {
+	case c.heralded.Unheeded:
+		return "none of the peers gets this node's messages, though they get each other's: " + lookAtMessages
+	case c.heralded.Uninformed:
+		return "this node gets messages of none of its peers, though they get each other's: " + lookAtMessages
+	}
+	answered, over, waits := false, true, ""
+	for p := range c.likePeers() {
+		if !p.phaseNow().Serving() {
+			continue
+		}
+		if c.joinedWith > 0 && p.acked >= c.joinedWith {
+			answered = true
+		} else if waits == "" || c.now < c.answersBy(p) {
+			waits = p.Name
+			over = over && c.now >= c.answersBy(p)
+		}
+	}
+	if waits == "" || answered && over {
+		return ""
+	}
+	return fmt.Sprintf("%s has not answered this node yet, though its beacons come: %s", waits, lookAtMessages)
+}
+
+// answersBy is until when a node that joins waits for the peer's answer, if others have
+// answered.
+func (c *Core) answersBy(p *peer) Time { return max(p.aliveSince, c.startedAt) + c.cfg.Timing.Alone }
+
+// stuckSince is since when messages have not passed between this node and the peer, one
+// way or the other; 0: they pass.
+func (p *peer) stuckSince() Time {
+	switch {
+	case p.unreadSince == 0 || p.behind == 0:
+		return max(p.unreadSince, p.behind)
+	}
+	return min(p.unreadSince, p.behind)
+}
+
+// stuckBeside returns the only other node that serves, if messages do not pass between
+// the two for long, and buckets have no owner for that; nil: it is not so. Neither can
+// know whose fault it is, and one of them can serve everything: that with the lower name.
+func (c *Core) stuckBeside() *peer {
+	var other *peer
+	for p := range c.likePeers() {
+		if !p.phaseNow().Serving() {
+			continue
+		}
+		if other != nil {
+			return nil
+		}
+		other = p
+	}
+	if other == nil || other.Name > c.cfg.Name || other.heard == nil || other.heard.hearsay || other.said != nil && other.member().CutOff {
+		return nil
+	}
+	if since := other.stuckSince(); since == 0 || c.now < since+c.cfg.Timing.Words || c.unclaimed() == 0 {
+		return nil
+	}
+	return other
+}
+
+// lookAtMessages is what to do where beacons pass and messages do not.
+const lookAtMessages = "look for firewalls at cluster.port, TCP and UDP, and for other versions"
+
+// unreadProblems says whose messages do not pass, though beacons do, and what waits for them.
+func (c *Core) unreadProblems(add func(string, ...any)) {
+	for p := range c.likePeers() {
+		waits := ""
+		if n := c.unclaimed(); n > 0 && !p.idle {
+			waits = fmt.Sprintf("; %d buckets that nobody has wait for it", n)
+		}
+		switch {
+		case p.said != nil && p.unread() && c.now >= p.unreadSince+c.cfg.Timing.Mourn:
+			add("messages of %s do not arrive here, though its beacons do%s: %s", p.Name, waits, lookAtMessages)
+		case p.said != nil && p.phaseNow() != Joining && p.behind > 0 && c.now >= p.behind+2*c.cfg.Timing.Mourn:
+			add("%s does not answer this node's messages, though it is alive%s: %s", p.Name, waits, lookAtMessages)
+		}
+	}
+	if c.heralded.Deaf != "" {
+		add("beacons do not pass between all nodes: %s. Those are alive through others, as long as these are: look at the switch, and for firewalls at cluster.beacon_port", c.heralded.Deaf)
+	}
+}
+
+// unclaimed is how many slots nobody has, as far as is known, that somebody should.
+func (c *Core) unclaimed() int {
+	slots := c.cfg.all()
+	for _, had := range []hashring.Set{c.claims(), c.promised, c.claimed(), c.promisedByPeers(), c.mute} {
+		slots.RemoveAll(had)
+	}
+	return slots.Count()
+}
