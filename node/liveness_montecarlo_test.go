@@ -237,3 +237,43 @@ func liveChaos(seed uint64, tracing bool) *liveWorld {
 	w.run(30 * time.Second)
 	return w
 }
+
+// TestPairsThatAreDeaf: a node does not hear another, for ever, one way or both, or hears its
+// neighbours in a chain only. Their leases then wait for words that come through others,
+// and must not run out again and again.
+func TestPairsThatAreDeaf(t *testing.T) {
+	t.Parallel()
+	runs := 2
+	if *liveRuns > 0 {
+		runs = *liveRuns
+	}
+	cuts := map[string]func(from, to int, _ Medium) bool{
+		"one way":   func(from, to int, _ Medium) bool { return from == 0 && to == 1 },
+		"both ways": func(from, to int, _ Medium) bool { return from+to == 1 },
+		"a chain":   func(from, to int, _ Medium) bool { return from-to > 1 || to-from > 1 },
+	}
+	for _, name := range sortedKeys(cuts) {
+		for _, nodes := range []int{3, 4, 8} {
+			first, then, runTime := 0, 0, Time(0)
+			var longest Time
+			for seed := range runs {
+				w := newLiveWorld(uint64(seed), nodes, NewDetect(20*mil, 10), 1+uint8(seed%2))
+				w.run(2 * time.Second)
+				w.forget()
+				w.lossy(0, cuts[name])
+				w.run(4 * time.Second)
+				first += w.pauses
+				w.forget()
+				w.run(34 * time.Second)
+				then, longest, runTime = then+w.pauses, max(longest, w.longest), runTime+30*time.Second
+				if w.doubles > 0 && name != "a chain" {
+					t.Errorf("%s, %d nodes, seed %d: %d verdicts met a valid lease", name, nodes, seed, w.doubles)
+				}
+			}
+			t.Logf("%s, %d nodes: %d pauses within 2 s in %d runs, then %d in %v, the longest %v", name, nodes, first, runs, then, runTime, longest.Round(mil))
+			if then > 0 {
+				t.Errorf("%s, %d nodes: the lease runs out again and again", name, nodes)
+			}
+		}
+	}
+}

@@ -153,6 +153,9 @@ func (n *liveNode) real(d Time) Time { return Time(float64(d) / n.rate) }
 
 func (n *liveNode) holdsLease() bool { return !n.down && n.w.now < n.lease }
 
+// early is by how much a beacon leaves before its interval is over, see node/link/beacon_pace.go.
+func early(rng *rand.Rand, interval Time) Time { return Time(rng.Int64N(int64(interval / 5))) }
+
 // tick is the sender's interval: a beacon, up to a millisecond late.
 func (n *liveNode) tick() {
 	if n.down {
@@ -170,7 +173,7 @@ func (n *liveNode) tick() {
 		})
 		return
 	}
-	w.at(w.now+n.real(w.detect.Interval)+Time(w.rng.Int64N(int64(mil))), n.tick)
+	w.at(w.now+n.real(w.detect.Interval-early(w.rng, w.detect.Interval))+Time(w.rng.Int64N(int64(mil))), n.tick)
 	n.turn()
 	n.settle()
 	n.send()

@@ -14,10 +14,11 @@ var rareBeacons = NewDetect(50*ms, 8)
 
 const simTick = 4 * ms
 
-// beat is the sending thread: a beacon each interval, up to a millisecond late.
+// beat is the sending thread: a beacon each interval, up to a fifth of it early, and up to
+// a millisecond late.
 func (w *world) beat(n *simNode) {
 	core := n.core
-	w.at(n.clock.span(w.timing.Interval)+w.randomly(ms), func() {
+	w.at(n.clock.span(w.timing.Interval-early(w.rng, w.timing.Interval))+w.randomly(ms), func() {
 		if n.core == core {
 			w.beat(n)
 		}

@@ -78,13 +78,23 @@ func (w *world) hearsOnWire(n, from *simNode) bool {
 	return n.core != nil && from.core != nil && n.accepts(from) && !w.cut[link] && !w.wireCut[link] && !n.deaf
 }
 
+// believes says whether the beacons of that node mean something to this one. Of a node that
+// has never heard this one since it was started they may be recordings.
+func (n *simNode) believes(from *simNode) bool {
+	if n.core == nil || from.core == nil {
+		return false
+	}
+	of := n.herald.live.find(from.core.cfg.Incarnation)
+	return of != nil && of.met
+}
+
 // split says whether two nodes know nothing of each other now.
 func (w *world) split(a, b *simNode) bool {
-	if w.hears(a, b) || w.hears(b, a) {
+	if w.hears(a, b) && a.believes(b) || w.hears(b, a) && b.believes(a) {
 		return false
 	}
 	return !slices.ContainsFunc(w.nodes, func(c *simNode) bool {
-		return !w.idle(c) && (w.hears(c, a) && w.hears(b, c) || w.hears(c, b) && w.hears(a, c))
+		return c != a && c != b && !w.idle(c) && (w.hears(c, a) && w.hears(b, c) || w.hears(c, b) && w.hears(a, c))
 	})
 }
 

@@ -3,6 +3,7 @@ package link
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"runtime"
 	"strings"
@@ -105,6 +106,7 @@ func (s *sender) run(build Build) error {
 	s.standing.Store(newStanding(s.favour()))
 	defer s.standing.Store(&standing{})
 	s.pace = newPace(s.interval, s.bell.monotonic())
+	s.pace.vary = rand.N[time.Duration]
 	for turns := 1; s.turn(build); turns++ {
 		// What is refused while others have all of it, perhaps the thread of this
 		// node's last life, may be granted later.
