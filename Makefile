@@ -32,11 +32,12 @@ KERNEL := ./nft/... ./node/link/... ./gossip/... ./e2e/lab/...
 # about 11,000 runs; the race detector makes it slow.
 SEEDS ?= 1500
 RACESEEDS ?= 20
+MUTANTSEEDS ?= 200
 
 # Commands that the tests call, and the Debian packages that have them.
 TOOLS := nft:nftables ip:iproute2 ping:iputils-ping socat:socat sysctl:procps gcc:gcc /usr/include/stdlib.h:libc6-dev
 
-.PHONY: help build lab test bench fmt toolchain clean root go tools $(STAGES)
+.PHONY: help build lab test mutants bench fmt toolchain clean root go tools $(STAGES)
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +84,9 @@ systemd: root go tools
 	@echo "== machines with a real systemd that run the unit"
 	@$(MAKE) tools TOOLS="debootstrap:debootstrap debootstrap:debian-archive-keyring systemd-nspawn:systemd-container" || echo "the packages for the machines cannot be installed"
 	@$(TEST) ./e2e/systemd $(SHOW)
+
+mutants: go ## take rules out of the protocol, one by one: do the tests see it? make mutants ONLY=M6
+	@$(GO) run ./mutants -seeds $(MUTANTSEEDS) -only '$(ONLY)'
 
 bench: root go tools ## measure: the packages, then what clients see, in one table at the end
 	@$(MAKE) tools TOOLS=keepalived:keepalived || echo "keepalived cannot be installed: its figures are left out"

@@ -36,6 +36,7 @@ var ours = map[string][]string{
 	"e2e/lab":     {}, // it sees an agent from outside only
 	"e2e":         {},
 	"e2e/systemd": {},
+	"mutants":     {}, // it runs the tests of others
 	".":           {},
 }
 
