@@ -53,7 +53,7 @@ func cell(seed uint64, nodes int, fault, change lasting) (wrong []string, trace 
 	w.run(5 * time.Second)
 	w.settle()
 	w.forgetPast()
-	w.strict, w.silentOver = true, 5*time.Second
+	w.strict, w.silentOver = true, longestSilence
 	w.watch()
 	w.clients(50*ms, 40*time.Second)
 	w.noteOwners()
