@@ -265,3 +265,28 @@ func TestAcknowledgedUpTo(t *testing.T) {
 		}
 	}
 }
+
+// TestManyMeetAtOnce: where more want whole entries than a beacon has, they take turns, and
+// all know each other soon.
+func TestManyMeetAtOnce(t *testing.T) {
+	w := newLiveWorld(1, maxWhole+8, NewDetect(20*mil, 10), 2)
+	w.run(1500 * mil)
+	if err := w.healthy(); err != nil {
+		t.Error(err)
+	}
+	if w.doubles > 0 || w.falseDeaths > 0 {
+		t.Errorf("%d verdicts over a lease, %d false deaths", w.doubles, w.falseDeaths)
+	}
+	for _, n := range w.nodes {
+		if whole := len(n.got.Peers); whole > 1 { // of the last beacon that it heard
+			t.Errorf("a beacon of %s still has %d whole entries", n.got.Name, whole)
+		}
+	}
+	w.forget()
+	w.lossy(0.3, nil)
+	w.run(4 * time.Second)
+	if w.doubles > 0 || w.falseDeaths > 0 || w.pauses > 3*len(w.nodes) {
+		t.Errorf("where 30 %% is lost: %d verdicts over a lease, %d false deaths, %d pauses", w.doubles, w.falseDeaths, w.pauses)
+	}
+	t.Logf("%d pauses in 2.5 s at 30 %% loss", w.pauses)
+}
