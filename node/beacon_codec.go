@@ -164,7 +164,7 @@ func (c *BeaconCodec) verify(datagram []byte) bool {
 // decodeHead reads what means the same in all formats.
 func (b *Beacon) decodeHead(body []byte) {
 	be := binary.BigEndian
-	b.Format, b.Lowest, b.Highest, b.Unit, b.Generation = body[4], body[5], body[6], 0, 0
+	b.Format, b.Lowest, b.Highest, b.Unit, b.Generation = body[4], max(body[5], BeaconMin), body[6], 0, 0
 	b.WireProof, b.CutOff = body[7]&beaconWireProof != 0, body[7]&beaconCutOff != 0
 	b.Nonce = be.Uint64(body[16:])
 	b.Seq = Seq(be.Uint64(body[24:]))

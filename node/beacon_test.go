@@ -296,8 +296,11 @@ func FuzzDecodeBeacon(f *testing.F) {
 				if err := c.Decode(&same, again); err != nil || !cmp.Equal(b, same, cmpopts.EquateEmpty()) {
 					t.Fatalf("read, written and read: %v\n%+v\n%+v", err, b, same)
 				}
-			} else if !bytes.Equal(again, datagram) {
-				t.Fatalf("read and written:\n%x\n%x", datagram, again)
+			} else {
+				copy(again[5:7], datagram[5:7]) // of 0 for the lowest that it reads 1 is made
+				if again = c.resigned(again[:len(again)-beaconSignature]); !bytes.Equal(again, datagram) {
+					t.Fatalf("read and written:\n%x\n%x", datagram, again)
+				}
 			}
 			now := b.Seq.Time()
 			l := NewLiveness(Incarnation{"me", 1}, NewDetect(20*mil, 10))
@@ -306,8 +309,14 @@ func FuzzDecodeBeacon(f *testing.F) {
 			}
 			l.Changes(now)
 			l.Status(now)
-			if acks := l.AppendAcks(nil, now); len(acks) > 1 {
+			acks := l.AppendAcks(nil, now)
+			if len(acks) > 1 {
 				t.Fatalf("%d acknowledgements", len(acks))
+			}
+			answer := &Beacon{Incarnation: Incarnation{"me", 1}, Format: 2, Unit: l.detect.unit(), Seq: SeqAt(now), Weight: 10, Peers: acks}
+			l.condense(now, answer)
+			if _, err := c.Append(nil, answer); err != nil {
+				t.Fatalf("%v: %+v", err, answer)
 			}
 		}
 	})
