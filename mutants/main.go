@@ -117,10 +117,7 @@ func (l *lab) copySource(ctx context.Context) error {
 
 // mutate makes the mutant, tries it, and takes it back.
 func (l *lab) mutate(ctx context.Context, m mutant) (verdict, error) {
-	patch, err := filepath.Abs(m.file)
-	if err != nil {
-		return verdict{}, err
-	}
+	patch := filepath.Join(l.dir, m.file) // of the same moment as the rest of the copy
 	if err := command(ctx, l.dir, "git", "apply", patch); err != nil {
 		return verdict{}, err
 	}
