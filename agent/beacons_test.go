@@ -72,7 +72,7 @@ func TestALostAnswerIsMadeCertain(t *testing.T) {
 	}
 }
 
-// Pitfall: the beacon thread lives and the core is deadlocked. Beacons end within
+// The beacon thread lives and the core is deadlocked. Beacons end within
 // 2 D, and with them the lease; when the core goes on, both come back.
 func TestAStalledLoopEndsBeacons(t *testing.T) {
 	t.Parallel()

@@ -8,7 +8,7 @@ import (
 	"github.com/peervip/peervip/node/health"
 )
 
-// TestMisledCheckIsAProblem is T2-06 a: a check passes and clients are refused. It is the
+// TestMisledCheckIsAProblem: a check passes and clients are refused. It is the
 // caller of the loop who asks the kernel about it: a loop that waits for the kernel gives
 // no beacons.
 func TestMisledCheckIsAProblem(t *testing.T) {

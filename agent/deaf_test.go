@@ -65,7 +65,7 @@ func TestDeafness(t *testing.T) {
 	}
 }
 
-// Pitfall: deaf to beacons, not to clients. A node whose own firewall drops beacons
+// Deaf to beacons, not to clients. A node whose own firewall drops beacons
 // is silent before the others need to wait for it, says why, and comes back.
 func TestDeafByItsOwnFirewall(t *testing.T) {
 	t.Parallel()
@@ -89,7 +89,7 @@ func TestDeafByItsOwnFirewall(t *testing.T) {
 	})
 }
 
-// Pitfall 61: what the host's own filter keeps from the agent is not blamed on the switch.
+// What the host's own filter keeps from the agent is not blamed on the switch.
 // The kernel has seen the beacons of the wire, the socket has not, and unicast ones come.
 func TestAHostsOwnFilterIsNamed(t *testing.T) {
 	t.Parallel()

@@ -72,7 +72,7 @@ func TestOtherLinksOfTheHostAnswerAsBefore(t *testing.T) {
 	finish(t, l, false)
 }
 
-// Pitfall 61: a host's own filter is not blamed on the switch.
+// A host's own filter is not blamed on the switch.
 func TestTheHostsOwnFilterIsNamed(t *testing.T) {
 	t.Parallel()
 	l := raise(t, 3) // of two nobody knows whose fault it is, and none is cut off

@@ -120,8 +120,8 @@ func TestTalkativeClientsStayWhenTheHeirDies(t *testing.T) {
 	clients.quiet(t)
 }
 
-// An agent that comes back keeps no datagrams: whoever has their bucket now answers
-// (pitfall 29).
+// An agent that comes back keeps no datagrams: whoever has their bucket now
+// answers.
 func TestDatagramsAfterARestart(t *testing.T) {
 	l := wholeCluster(t)
 	clients := listen(t, l)

@@ -53,7 +53,7 @@ func TestTakenName(t *testing.T) {
 	}
 }
 
-// One edited file does not stop those who serve (pitfall 24): the newcomer with
+// One edited file does not stop those who serve: the newcomer with
 // another layout stays out, and says which field differs.
 func TestAnotherLayout(t *testing.T) {
 	l := build(t, 3)

@@ -113,7 +113,7 @@ const (
 	lossTime  = 30 * time.Second
 )
 
-// Pitfall 12: what is lost at random costs a short pause now and then, and neither
+// What is lost at random costs a short pause now and then, and neither
 // a double answer nor a false death.
 func loss(t *testing.T, l *lab.Lab) {
 	tr := watch(t, l, l.Nodes...)
@@ -130,7 +130,7 @@ func loss(t *testing.T, l *lab.Lab) {
 	tr.unmovedBy(t, "the end of a loss of frames")
 }
 
-// Beacons come to the node and are dropped by its own input hook (pitfall 5).
+// Beacons come to the node and are dropped by its own input hook.
 func firewall(t *testing.T, l *lab.Lab) {
 	victim := l.Nodes[0]
 	tr := watch(t, l, l.Nodes...)

@@ -153,7 +153,7 @@ func TestAnIsolatedNodeComesBackSoon(t *testing.T) {
 	meshed(t, nodes...)
 }
 
-// Pitfall 43: claims do not wait behind a black-holed peer.
+// Claims do not wait behind a black-holed peer.
 func TestABlackHoledPeerDelaysNobody(t *testing.T) {
 	w := newWire(t, []int{1, 2}, []int{3})
 	patient := func(c *Config) { c.Detection = maxDetection } // n3 stays a member

@@ -55,7 +55,7 @@ var bridgedCases = []struct {
 	{"no br_netfilter", false, vipMAC},
 }
 
-// Pitfall 58: frames that a bridge of the node only forwards are none of its own. Guests
+// Frames that a bridge of the node only forwards are none of its own. Guests
 // behind it reach the VIP at whoever owns their buckets, and so do clients on the wire;
 // also after the agent's death, when the guard alone is there.
 func TestGuestsBehindANodesBridgeReachTheVIP(t *testing.T) {

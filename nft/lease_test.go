@@ -124,7 +124,7 @@ func TestMarkedBeaconsProlongTheLease(t *testing.T) {
 	}
 }
 
-// Pitfall: a thread is paused before its beacon leaves; meanwhile the lease runs
+// A thread is paused before its beacon leaves; meanwhile the lease runs
 // out and peers take over; then the beacon leaves.
 func TestALateBeaconDoesNotBringTheLeaseBack(t *testing.T) {
 	s := leaseSpec(50 * time.Millisecond)

@@ -93,7 +93,7 @@ func TestListedDatagramsStayWithTheOldOwner(t *testing.T) {
 }
 
 // Without a list datagrams move at once, however well the old owner's conntrack
-// knows them, and even if its server goes on to send (pitfall 29).
+// knows them, and even if its server goes on to send.
 func TestWithoutAListNothingIsAnsweredTwice(t *testing.T) {
 	s := testSpec()
 	s.Services[0].Linger = LingerAll

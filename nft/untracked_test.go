@@ -8,7 +8,7 @@ import (
 	"github.com/peervip/peervip/node"
 )
 
-// Pitfall 58: an operator's notrack takes from the move what it goes by. It is seen.
+// An operator's notrack takes from the move what it goes by. It is seen.
 func TestWhatConntrackDoesNotSeeIsCounted(t *testing.T) {
 	s := testSpec()
 	withEverything(&s)

@@ -28,7 +28,7 @@ func (w *wire) behind(i int, device, network string) *wire {
 	return &other
 }
 
-// Pitfall 58: another way in is not past the lease. A client that comes to a node by
+// Another way in is not past the lease. A client that comes to a node by
 // another interface, or to its own MAC, is served while the node serves; a node that is
 // drained keeps its connections and takes no new ones; one without a lease, or whose agent
 // hangs, is silent. Containers on its bridges are its own.

@@ -167,7 +167,7 @@ func TestRefusedElsewhere(t *testing.T) {
 	}
 }
 
-// TestCheckOfTheVIP is pitfall 60: until the VIP is on this host its check says nothing, or
+// TestCheckOfTheVIP: until the VIP is on this host its check says nothing, or
 // it would be another node that passes it; and then this host answers.
 func TestCheckOfTheVIP(t *testing.T) {
 	l := listenOn(t, "tcp4", "127.0.0.77:0")
@@ -195,7 +195,7 @@ func TestCheckOfTheVIP(t *testing.T) {
 	}
 }
 
-// TestMisledCheck is T2-06 a: the server listens where the check asks, and not on the VIP.
+// TestMisledCheck: the server listens where the check asks, and not on the VIP.
 func TestMisledCheck(t *testing.T) {
 	one := listenOn(t, "tcp4", "127.0.0.1:0")
 	all := listenOn(t, "tcp4", "0.0.0.0:0")

@@ -235,7 +235,7 @@ func TestUpWithoutTheInterface(t *testing.T) {
 	}
 }
 
-// Pitfall 36: with global scope on lo, the VIP may be chosen as a source address.
+// With global scope on lo, the VIP may be chosen as a source address.
 func TestVIPIsNeverChosenAsSource(t *testing.T) {
 	source := func(h host) string {
 		// The only other address is on another interface, so a global VIP on lo is a candidate.

@@ -129,7 +129,7 @@ func (h host) ask(network string) (reply string) {
 	return string(buffer[:n])
 }
 
-// Pitfall 37: a second NIC on the same segment answers ARP for the VIP, and so
+// A second NIC on the same segment answers ARP for the VIP, and so
 // does the first, if the kernel is let.
 func TestKernelNeverAnswersForTheVIP(t *testing.T) {
 	// answers returns who answers a few requests, with nobody but the kernel to do it.
