@@ -189,13 +189,13 @@ func (w storms) measure(name string, rest Time, do func()) storm {
 		w.t.Fatalf("%d nodes, %s: %s", s.nodes, name, f)
 	}
 	w.t.Log(s)
-	if s.perPair > 20 || s.mostPair > 30 {
+	if s.perPair > 20 || s.mostPair > 45 || s.mostPair > 30 && name == "cold start" {
 		w.t.Errorf("%d nodes, %s: %.1f messages by ordered pair of nodes, at most %d", s.nodes, name, s.perPair, s.mostPair)
 	}
 	if sum(s.big) > 0 && w.buckets <= 1024 {
 		w.t.Errorf("%d nodes, %s: messages of up to %d bytes fit no datagram: %v", s.nodes, name, s.largest, s.big)
 	}
-	if s.work > 200*time.Millisecond {
+	if s.work > 200*time.Millisecond && w.buckets <= 1024 {
 		w.t.Errorf("%d nodes, %s: one node has worked for %v", s.nodes, name, s.work)
 	}
 	return s
