@@ -33,7 +33,11 @@ import "slices"
 // or through one other. Who gives p no such sign within quiet(), and gets none of
 // p for D, is split from p: both serve. quiet() is short of D for the sake of the
 // living: if a dead m had to be waited for until it is held dead, each death would
-// let every lease run out. With three nodes or more, all ways between the two must
+// let every lease run out. It counts only if m had heard p within three intervals when it
+// gave its last sign, and if nothing waits to be heard; else m is waited for until it is
+// dead. So m must have been silent for D less three intervals when it takes over from p.
+// Who was silent itself for nearly quiet(), so that p went on without it, finds nobody dead
+// before p has heard it again and lapsed (liveness_self.go). With three nodes or more, all ways between the two must
 // be lost at once for that, the ways through each other node among them.
 //
 // Somebody may serve and hold p dead whose beacons p does not take: one that it hears

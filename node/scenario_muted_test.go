@@ -141,3 +141,25 @@ func TestWhoWasSilentFindsNobodyDeadAtOnce(t *testing.T) {
 		return w
 	})
 }
+
+// TestHealOfASplitWhileTheCoreHangs: the lease of the smaller half is dropped by the beacon
+// that says that it is dead, whatever its core does. The bound of invariant 1 is an interval.
+func TestHealOfASplitWhileTheCoreHangs(t *testing.T) {
+	scenario(t, 3, func(t *testing.T, w *world) {
+		w.gapLimit, w.strict = 0, false
+		w.partition(0)
+		w.run(3 * time.Second)
+		w.nodes[0].blocked = true
+		w.run(5 * ms)
+		w.heal()
+		w.run(2*simDetect.Interval + calmDelay)
+		for slot, owners := range w.owners {
+			if owners > 1 {
+				t.Fatalf("slot %d still has %d owners", slot, owners)
+			}
+		}
+		w.nodes[0].blocked = false
+		w.strict = true
+		w.run(5 * time.Second)
+	})
+}
