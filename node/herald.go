@@ -211,6 +211,11 @@ func (h *Herald) Hear(now Time, medium Medium, b *Beacon) Heed {
 		// through this neighbour only and cannot say so itself.
 		h.yield(now, "somebody whom "+b.Name+" hears")
 		heed.Drop = true
+	case h.leaseUntil == 0 && serves:
+		if n := h.live.mayHaveLostTo(now); n != nil {
+			h.yield(now, n.Name+", which serves and has not heard this node,")
+			heed.Drop = true
+		}
 	}
 	if h.needsLease(now) {
 		limit := h.live.MarkUntil(now)

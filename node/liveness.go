@@ -117,6 +117,9 @@ type neighbour struct {
 	// Signs of life, by itself or through others.
 	seenSeq Seq
 	seenAt  Time // when seenSeq last grew; never: noTime
+	// servesAt is since when it is known to serve, and servesFrom the same on this node's own
+	// clock, as the numbers of beacons are.
+	servesAt, servesFrom Time
 	// vouchedAt is when another neighbour last said that it holds it alive; never: noTime.
 	vouchedAt Time
 	voucher   Incarnation

@@ -209,7 +209,8 @@ func (l *Liveness) read(n *neighbour, b *Beacon) (mine PeerAck) {
 
 // take notes what the neighbour says of itself and of this node.
 func (l *Liveness) take(n *neighbour, b *Beacon, mine PeerAck) {
-	n.phase, n.serving, n.wireProof = b.Phase, b.Phase.Serving(), b.WireProof
+	n.phase, n.wireProof = b.Phase, b.WireProof
+	l.serves(n, b.Phase.Serving(), l.now-l.slept)
 	n.me = mine.Flags
 	n.group, n.hearsWire = 1, false
 	n.holdsDead = n.holdsDead[:0]
@@ -268,7 +269,7 @@ func (l *Liveness) hearsay(o *neighbour, ack *PeerAck, att Time) {
 		l.turn(o, Alive)
 	}
 	if ack.Seq > o.heard {
-		o.serving = ack.Flags&AckServing != 0
+		l.serves(o, ack.Flags&AckServing != 0, att)
 	}
 	l.seen(o, ack.Seq, true, att)
 }

@@ -37,8 +37,9 @@ import "slices"
 // gave its last sign, and if nothing waits to be heard; else m is waited for until it is
 // dead. So m must have been silent for D less three intervals when it takes over from p.
 // Who was silent itself for nearly quiet(), so that p went on without it, finds nobody dead
-// before p has heard it again and lapsed (liveness_self.go). With three nodes or more, all ways between the two must
-// be lost at once for that, the ways through each other node among them.
+// before p has heard it again and lapsed (liveness_self.go). With three nodes or more, all
+// ways between the two must be lost at once for that, the ways through each other node
+// among them.
 //
 // Somebody may serve and hold p dead whose beacons p does not take: one that it hears
 // through nobody but those who do not serve, or one that was started anew, has never
@@ -49,6 +50,9 @@ import "slices"
 // p has lost its lease when it is told, its buckets may be another's already: it gives
 // them up, as if that one had said itself that p is dead. To wait until the doubt has
 // ended would not do: when p is held alive again, the other has what it has taken.
+// One that was started anew may not even know p, and so hold it neither alive nor dead:
+// if p has no lease, and somebody has served for nearly D without a sign of p, then p
+// gives its buckets up as well (mayHaveLostTo).
 //
 // A neighbour that this node hears and that is deaf to it stops this node's
 // lease, takes over D after it has heard its last, and says so. That is the price

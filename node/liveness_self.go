@@ -36,3 +36,26 @@ func (l *Liveness) speechless() bool {
 func (l *Liveness) behind() bool {
 	return l.attends && l.now-l.slept-l.heardAll > 2*l.detect.Interval
 }
+
+// serves notes whether a neighbour serves, and since when.
+func (l *Liveness) serves(n *neighbour, serving bool, att Time) {
+	if serving && !n.serving {
+		n.servesAt, n.servesFrom = att, l.now
+	}
+	n.serving = serving
+}
+
+// mayHaveLostTo returns a neighbour to which this node may have lost its buckets if it has no
+// lease: it has served for as long as it must before it takes over, and has had no sign
+// of this node in all that time. One that was started anew may never have heard of this
+// node, so that it neither waits for it nor holds it dead.
+func (l *Liveness) mayHaveLostTo(now Time) *neighbour {
+	att := l.wake(now)
+	for _, n := range l.neighbours {
+		if n.serving && n.standing == Alive && att-n.seenAt < l.detect.D &&
+			att-n.servesAt >= l.detect.D-l.detect.Interval && n.proven.Time() < n.servesFrom {
+			return n
+		}
+	}
+	return nil
+}

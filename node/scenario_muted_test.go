@@ -163,3 +163,38 @@ func TestHealOfASplitWhileTheCoreHangs(t *testing.T) {
 		w.run(5 * time.Second)
 	})
 }
+
+// TestANewcomerThatNeverHeardOfThisNode is invariant 1: n2 is started anew while nobody
+// hears n0, and gossip does not know it either. n1, which n2 hears, does not serve. So n2
+// takes everything without a verdict over n0, and n0, which is heard again, must not go on
+// with what it had.
+func TestANewcomerThatNeverHeardOfThisNode(t *testing.T) {
+	forSeeds(t, 15, func(seed uint64, tracing bool) *world {
+		w := newWorld(seed, tracing, 3, calmNet())
+		w.layOut()
+		w.nodes[1].revision = -1
+		w.start(w.nodes[0])
+		w.start(w.nodes[2])
+		w.run(8 * time.Second)
+		w.start(w.nodes[1])
+		w.run(8 * time.Second)
+		w.strict = true
+		n0, n2 := w.nodes[0], w.nodes[2]
+		w.cutGossip(n0)
+		w.stop(n2, false)
+		w.run(w.randomly(150 * ms))
+		w.muteBeacons(n0)
+		w.run(w.randomly(150 * ms))
+		w.start(n2)
+		w.run(500*ms + w.randomly(6*time.Second))
+		for i := range w.nodes {
+			w.cutBeacons(0, i, false)
+		}
+		w.run(500 * ms)
+		clear(w.gossipCut)
+		w.gossipAll()
+		w.run(8 * time.Second)
+		w.expect(n0.owns() > 0 && n2.owns() > 0, "n0 has %d buckets, n2 %d; %v", n0.owns(), n2.owns(), w.phases())
+		return w
+	})
+}
