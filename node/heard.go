@@ -12,6 +12,7 @@ type heard struct {
 	Bulletin          // of Claims 0 while no beacon of its own was believed
 	hearsay      bool // alive by the word of others: the bulletin may be old
 	joiningSince Time // since then its beacons say that it joins; 0: they do not
+	since        Time // of the standing
 }
 
 func (c *Core) hear(inc Incarnation) *heard {
@@ -32,6 +33,9 @@ func (c *Core) peerStanding(ev PeerStanding) {
 		h.joiningSince = c.now // it may have been otherwise while it was not heard
 	}
 	c.replan = c.replan || h.hearsay != ev.Hearsay
+	if h.standing != ev.Standing {
+		h.since = c.now
+	}
 	h.standing, h.hearsay = ev.Standing, ev.Hearsay
 	if p := c.peers[ev.Name]; p != nil && p.Incarnation == ev.Incarnation {
 		c.reconsider(p)
@@ -190,6 +194,29 @@ func (c *Core) unlisted() []Incarnation {
 	}
 	slices.SortFunc(list, func(a, b Incarnation) int { return cmp.Compare(a.Name, b.Name) })
 	return list
+}
+
+// unlistedProblems says whose beacons come though gossip does not reach them, for a
+// while. A node that joins has said it of those that keep it from serving.
+func (c *Core) unlistedProblems(add func(string, ...any)) {
+	keeping := c.unlisted()
+	var list []Incarnation
+	for inc, h := range c.heard {
+		if h.standing == Alive && c.now >= h.since+c.cfg.Timing.Mourn && c.peers[inc.Name] == nil {
+			list = append(list, inc)
+		}
+	}
+	slices.SortFunc(list, func(a, b Incarnation) int { return cmp.Compare(a.Name, b.Name) })
+	for _, inc := range list {
+		waits := ""
+		switch keeps := slices.Contains(keeping, inc); {
+		case keeps && !c.phase.Serving():
+			continue
+		case keeps:
+			waits = "; until then this node takes nothing that the dead had"
+		}
+		add("beacons of %s come, but it is no member here, since messages do not pass: look for a firewall at cluster.port, TCP and UDP, or add it to cluster.join%s", inc.Name, waits)
+	}
 }
 
 // hearsAnybody reports whether any beacon was believed lately.

@@ -254,6 +254,7 @@ func (c *Core) problems() (list, noticed []string) {
 	}
 	c.relayProblems(add)
 	c.unreadProblems(add)
+	c.unlistedProblems(add)
 	for _, n := range c.order {
 		if !n.alive && c.wire.OK { // without a wire this node hears nobody
 			told("%s is silent or dead; its buckets have gone to the others until it is back", n.Name)

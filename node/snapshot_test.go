@@ -97,10 +97,39 @@ func TestProblemsAreWhatAnOperatorReads(t *testing.T) {
 			d := two(t)
 			d.says("b", func(s *Statement) { s.Phase = Joining })
 			d.wait(d.core.cfg.Timing.Alone)
+			d.acks("b")
 			return d
 		}, []string{
 			"this node serves alone: nobody would take over",
 			"b is a member and does not serve: `peervip status` there says why"}},
+		"a member that does not serve, for messages that it does not get": {func(t *testing.T) *desk {
+			d := two(t)
+			d.says("b", func(s *Statement) { s.Phase = Joining })
+			d.wait(d.core.cfg.Timing.Alone)
+			return d
+		}, []string{
+			"this node serves alone: nobody would take over",
+			"b is a member and does not serve: `peervip status` there says why",
+			"b does not answer this node's messages, though it is alive: look for firewalls at cluster.port, TCP and UDP, and for other versions"}},
+		"beacons of a node that is no member": {func(t *testing.T) *desk {
+			d := two(t)
+			x := Incarnation{"x", 'x'}
+			d.step(PeerStanding{Incarnation: x, Standing: Alive})
+			d.step(PeerSpoke{Incarnation: x, Bulletin: Bulletin{Phase: Joining, Claims: 1}})
+			if problems := d.core.Snapshot().Problems; len(problems) > 0 {
+				t.Errorf("at once it says %q", problems)
+			}
+			d.wait(d.core.cfg.Timing.Mourn)
+			return d
+		}, []string{"beacons of x come, but it is no member here, since messages do not pass: look for a firewall at cluster.port, TCP and UDP, or add it to cluster.join"}},
+		"and it serves": {func(t *testing.T) *desk {
+			d := two(t)
+			x := Incarnation{"x", 'x'}
+			d.step(PeerStanding{Incarnation: x, Standing: Alive})
+			d.step(PeerSpoke{Incarnation: x, Bulletin: Bulletin{Phase: Active, Claims: 1}})
+			d.wait(d.core.cfg.Timing.Mourn)
+			return d
+		}, []string{"beacons of x come, but it is no member here, since messages do not pass: look for a firewall at cluster.port, TCP and UDP, or add it to cluster.join; until then this node takes nothing that the dead had"}},
 		"unfit": {func(t *testing.T) *desk {
 			d := two(t)
 			d.step(HealthChanged{Service: 0, Reason: "connection refused"})

@@ -144,7 +144,7 @@ func (c *Core) unreadProblems(add func(string, ...any)) {
 		switch {
 		case p.said != nil && p.unread() && c.now >= p.unreadSince+c.cfg.Timing.Mourn:
 			add("messages of %s do not arrive here, though its beacons do%s: %s", p.Name, waits, lookAtMessages)
-		case p.said != nil && p.phaseNow() != Joining && p.behind > 0 && c.now >= p.behind+2*c.cfg.Timing.Mourn:
+		case p.said != nil && (p.phaseNow() != Joining || c.keptFromServing(p)) && p.behind > 0 && c.now >= p.behind+2*c.cfg.Timing.Mourn:
 			add("%s does not answer this node's messages, though it is alive%s: %s", p.Name, waits, lookAtMessages)
 		}
 	}
