@@ -30,6 +30,7 @@ type fakeFilter struct {
 	counters nft.Counters
 	lease    time.Time // until when it is held
 	lost     int       // answers to commits that are lost yet
+	busy     int       // commits that the kernel puts off yet
 	peers    []netip.Addr
 	done     []string // what was done, but for looks
 }
@@ -64,6 +65,11 @@ func (f *fakeFilter) Apply(t nft.Transaction) (armed bool, err error) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if err == nil && name == "Commit" && f.busy > 0 {
+		f.busy--
+		f.done = append(f.done, "busy")
+		err = nft.ErrBusy
+	}
 	if err == nil && name == "Commit" && f.lost > 0 {
 		f.lost--
 		err = nft.ErrUncertain

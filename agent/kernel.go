@@ -33,6 +33,14 @@ type leaseFilter interface {
 // guardPeriod is how often the guard is looked for, and what failed is tried again.
 const guardPeriod = time.Second
 
+// While a commit waits for a passing obstacle, such as another program that changes rules,
+// the lease goes first: the kernel goroutine looks for what is to be done about it after
+// each commitTurn, for commitPatience at the most.
+const (
+	commitTurn     = 20 * time.Millisecond
+	commitPatience = 2 * time.Second
+)
+
 // sureTries is how often a commit is repeated whose answer the kernel has lost.
 const sureTries = 3
 
@@ -45,6 +53,7 @@ type kernel struct {
 	look    time.Duration            // see guardPeriod
 	cut     func(hashring.Set) error // ends the flows of these slots
 	lease   lessee
+	holds   time.Duration // for how long the kernel keeps the lease without a beacon
 	drops   chan struct{} // the lease is to be dropped, before all else
 	arms    chan struct{} // it may have to be armed
 	looks   chan struct{} // beacons are to be counted
@@ -217,27 +226,71 @@ func (k *kernel) commit(c node.Commit) error {
 		changes[i] = nft.Change{Service: ch.Service, Bucket: ch.Bucket, State: ch.State}
 	}
 	if !c.Cut.Empty() {
-		if err := k.cut(c.Cut); err != nil {
+		if err := k.cutMeanwhile(c.Cut); err != nil {
 			k.log.Warn("not all flows whose time is over could be ended; they break without a word", "error", err)
 		}
 	}
-	_ = k.dropFirst() // it has waited; what else is wrong shows in the commit
-	t := nft.Transaction{Changes: changes, List: filterFlows(c.List), Unlist: filterFlows(c.Unlist), Rewrite: c.Probe}
-	_, err := k.filter.Apply(t)
+	t := nft.Transaction{Changes: changes, List: filterFlows(c.List), Unlist: filterFlows(c.Unlist), Rewrite: c.Probe, Patience: commitTurn}
+	err := k.apply(t)
 	// The core takes an error for "nothing has changed", so the outcome must be certain:
 	// after a lost answer the same transaction makes it so, for it rewrites everything.
 	for range sureTries {
 		if !errors.Is(err, nft.ErrUncertain) {
 			break
 		}
-		_, err = k.filter.Apply(t)
+		err = k.apply(t)
 	}
 	if errors.Is(err, nft.ErrUncertain) {
-		err = errors.Join(err, k.dropLease()) // what may have been taken is not answered for
-		k.lease.lapsed()                      // and to arm it anew rewrites everything
+		dropErr := k.dropLease() // what may have been taken is not answered for
+		k.lease.lapsed()         // and to arm it anew rewrites everything
+		if dropErr != nil {
+			// No beacon prolongs it any more. Before it has run out nobody must believe that
+			// nothing has changed.
+			time.Sleep(k.holds)
+		}
+		err = errors.Join(err, dropErr)
 	}
 	k.report.committed(node.Committed{ID: c.ID, Err: err})
 	return err
+}
+
+// apply makes a transaction. What is to be done about the lease does not wait for it.
+func (k *kernel) apply(t nft.Transaction) error {
+	for deadline := time.Now().Add(commitPatience); ; {
+		k.leaseFirst()
+		_, err := k.filter.Apply(t)
+		if !errors.Is(err, nft.ErrBusy) || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+// leaseFirst drops the lease or arms it, if that was asked for. What is wrong with the
+// rules shows in what comes next.
+func (k *kernel) leaseFirst() {
+	_ = k.dropFirst()
+	select {
+	case <-k.arms:
+		_ = k.armLease()
+	default:
+	}
+}
+
+// cutMeanwhile ends the flows of these slots, which is a walk over all sockets. The lease does
+// not wait for that.
+func (k *kernel) cutMeanwhile(slots hashring.Set) error {
+	done := make(chan error, 1)
+	go func() { done <- k.cut(slots) }()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-k.drops:
+			_ = k.dropLease()
+		case <-k.arms:
+			_ = k.armLease()
+		}
+	}
 }
 
 // renewRules returns the renewal that is still to be done.

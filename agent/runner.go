@@ -116,6 +116,8 @@ func (r *runner) live(ctx context.Context) (began bool, err error) {
 	l.despite = r.despite
 	defer func() { r.memory, r.despite = l.memory, l.despite }()
 	l.kernel = newKernel(r.filter, opts.Log, l)
+	detect := cfg.Spec.Detect.timing()
+	l.kernel.holds = detect.L + detect.MaxLate()
 	if l.beacons, err = newBeacons(cfg, l, l.kernel); err != nil {
 		return false, err
 	}

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -39,6 +40,8 @@ type Transaction struct {
 	// of TCP, SCTP or ICMP, or of a bucket in another state, is passed over. When a
 	// bucket changes its state its list is empty; then come Unlist and List.
 	List, Unlist []Flow
+	// Patience bounds how long a passing obstacle is waited for (ErrBusy); 0: for 2 s.
+	Patience time.Duration
 	// Rewrite: write every bucket and list anew, though nothing may have changed.
 	Rewrite bool
 }
@@ -93,7 +96,7 @@ func (f *Filter) Apply(t Transaction) (armed bool, err error) {
 	if rewrite {
 		after.listed = f.listed.after(edit)
 	}
-	err = f.transactAt(func() (generation uint32, err error) {
+	err = f.transactAt(cmp.Or(t.Patience, patience), func() (generation uint32, err error) {
 		if armed = arming && time.Now().Before(t.ArmBy); armed {
 			// A transaction of somebody else's that ours would have to wait for changes
 			// the generation, and ours is refused.

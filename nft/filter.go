@@ -22,6 +22,8 @@ var (
 	ErrGone = errors.New("the packet filter's tables are gone from the kernel")
 	// ErrUncertain says that the kernel's answer to a transaction was lost.
 	ErrUncertain = errors.New("the kernel's answer was lost")
+	// ErrBusy says that only a passing obstacle was in the way, for all the patience.
+	ErrBusy = errors.New("the kernel may take it a little later")
 	// ErrLate says that the lease was armed later than it may be.
 	ErrLate = errors.New("the lease was armed too late")
 )

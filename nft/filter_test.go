@@ -186,7 +186,7 @@ func TestAFullMapIsTriedAgain(t *testing.T) {
 		t.Errorf("after %d tries: %v", tries, err)
 	}
 	err = f.transact(func() error { return f.conn.SetAddElements(small, []nftables.SetElement{bucketMap{}.element(2, "c")}) })
-	if !errors.Is(err, unix.ENFILE) || !strings.Contains(err.Error(), "not yet freed") {
+	if !errors.Is(err, ErrBusy) || !errors.Is(err, unix.ENFILE) || !strings.Contains(err.Error(), "not yet freed") {
 		t.Errorf("a map that stays full: %v", err)
 	}
 }

@@ -12,12 +12,13 @@ import (
 // transact builds a transaction and commits it, again and again while only a
 // passing obstacle is in the way.
 func (f *Filter) transact(build func() error) error {
-	return f.transactAt(func() (uint32, error) { return 0, build() })
+	return f.transactAt(patience, func() (uint32, error) { return 0, build() })
 }
 
 // transactAt is transact for a transaction that the kernel is to take only while
-// its ruleset is of the generation that build returns; 0: of any.
-func (f *Filter) transactAt(build func() (generation uint32, err error)) error {
+// its ruleset is of the generation that build returns; 0: of any. ErrBusy says that the
+// obstacle has not passed in that time.
+func (f *Filter) transactAt(patience time.Duration, build func() (generation uint32, err error)) error {
 	deadline := time.Now().Add(patience)
 	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
 		generation, err := build()
@@ -29,8 +30,11 @@ func (f *Filter) transactAt(build func() (generation uint32, err error)) error {
 			err = explain(flushErr)
 			passing = errors.Is(err, unix.ENFILE) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ERESTART)
 		}
-		if err == nil || !passing || time.Now().After(deadline) {
+		switch {
+		case err == nil || !passing:
 			return err
+		case time.Now().After(deadline):
+			return fmt.Errorf("%w: %w", ErrBusy, err)
 		}
 		time.Sleep(wait)
 	}
