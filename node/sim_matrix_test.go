@@ -21,13 +21,11 @@ var simTrace = flag.Bool("sim.trace", false, "print the whole trace of each cell
 var openCells = []struct{ fault, change, why string }{
 	{"small messages of n1 lost", "*", noWord},
 	{"messages * n1 lost*", "n? leaves", noWord},
-	{"n1 hears nobody but n0", "n3 restarts", oneEar},
 }
 
 // Why cells are open.
 const (
 	noWord = "a grant, or the word that all is handed over, does not arrive"
-	oneEar = "of eight nodes one that hears a single other one has its lease prolonged too late now and then"
 )
 
 func openCell(fault, change string) (line int) {
