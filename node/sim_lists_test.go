@@ -327,9 +327,10 @@ func TestPlannedChangesOfTalkativeFlows(t *testing.T) {
 func TestMishapsAmongTalkativeFlows(t *testing.T) {
 	forSeeds(t, 2, func(seed uint64, tracing bool) *world {
 		w := whole(seed, tracing, 2+int(seed%4))
-		if w.strict = true; seed%3 == 0 {
+		if seed%3 == 0 {
 			w.net = roughNet()
 		}
+		w.judgeAll()
 		w.talk(30*ms, 15*time.Second)
 		for range 12 {
 			w.mishap()

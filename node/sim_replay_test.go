@@ -117,7 +117,8 @@ func TestReplaysAmongPlannedChanges(t *testing.T) {
 func TestReplaysAmongMishaps(t *testing.T) {
 	forSeeds(t, 1, func(seed uint64, tracing bool) *world {
 		w := settled(seed, tracing, 2+int(seed%4))
-		w.strict, w.recording = true, true
+		w.recording = true
+		w.judgeAll()
 		w.clients(50*ms, 15*time.Second)
 		for range 12 {
 			w.mishap()
