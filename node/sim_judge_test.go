@@ -70,16 +70,16 @@ func (w *world) idle(n *simNode) bool {
 	return n.core == nil || w.now < n.stalled || n.blocked || w.now < n.starved
 }
 
-// hears says whether beacons of one node reach another now.
+// hears says whether beacons of one node reach another now. Who has no wire sends none.
 func (w *world) hears(n, from *simNode) bool {
 	link := [2]int{from.index, n.index}
-	return n.core != nil && from.core != nil && n.accepts(from) && !w.cut[link] && (w.hearsOnWire(n, from) || !w.unicastCut[link])
+	return n.core != nil && from.core != nil && from.core.wire.OK && n.accepts(from) && !w.cut[link] && (w.hearsOnWire(n, from) || !w.unicastCut[link])
 }
 
 // hearsOnWire says so of the wire.
 func (w *world) hearsOnWire(n, from *simNode) bool {
 	link := [2]int{from.index, n.index}
-	return n.core != nil && from.core != nil && n.accepts(from) && !w.cut[link] && !w.wireCut[link] && !n.deaf
+	return n.core != nil && from.core != nil && from.core.wire.OK && n.accepts(from) && !w.cut[link] && !w.wireCut[link] && !n.deaf
 }
 
 // believes says whether the beacons of that node mean something to this one. Of a node that
@@ -104,7 +104,8 @@ func (w *world) split(a, b *simNode) bool {
 
 // noteSplits keeps splitAt.
 func (w *world) noteSplits() {
-	if len(w.cut)+len(w.wireCut)+len(w.unicastCut) == 0 && !slices.ContainsFunc(w.nodes, func(n *simNode) bool { return n.keys != nil || n.deaf }) {
+	whole := func(n *simNode) bool { return n.keys == nil && n.format == 0 && !n.deaf && (n.core == nil || n.core.wire.OK) }
+	if len(w.cut)+len(w.wireCut)+len(w.unicastCut) == 0 && !slices.ContainsFunc(w.nodes, func(n *simNode) bool { return !whole(n) }) {
 		return
 	}
 	for i, a := range w.nodes {
