@@ -104,7 +104,9 @@ func (w *world) split(a, b *simNode) bool {
 
 // noteSplits keeps splitAt.
 func (w *world) noteSplits() {
-	whole := func(n *simNode) bool { return n.keys == nil && n.format == 0 && !n.deaf && (n.core == nil || n.core.wire.OK) }
+	whole := func(n *simNode) bool {
+		return n.keys == nil && n.format == 0 && !n.deaf && (n.core == nil || n.core.wire.OK)
+	}
 	if len(w.cut)+len(w.wireCut)+len(w.unicastCut) == 0 && !slices.ContainsFunc(w.nodes, func(n *simNode) bool { return !whole(n) }) {
 		return
 	}
