@@ -93,7 +93,7 @@ func (l *loop) run(ctx context.Context) error {
 	defer close(l.ended)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	l.step(node.Started{Drained: l.memory.Drained, Forced: l.memory.Forced, Grace: l.memory.Grace, Obeyed: l.memory.Obeyed, Doubt: l.memory.Doubt})
+	l.step(node.Started{Drained: l.memory.Drained, Forced: l.memory.Forced, Grace: l.memory.Grace, Obeyed: l.memory.Obeyed, Stamps: l.memory.Stamps, Doubt: l.memory.Doubt})
 	for _, addr := range l.despite {
 		l.step(node.ServeDespite{Address: addr})
 	}
@@ -216,7 +216,7 @@ func (l *loop) settle() {
 			l.list(e)
 		case node.Save:
 			l.memory.Drained, l.memory.Forced, l.memory.Grace = e.Drained, e.Forced, e.Grace
-			l.memory.Obeyed, l.memory.Doubt = e.Obeyed, e.Doubt
+			l.memory.Obeyed, l.memory.Stamps, l.memory.Doubt = e.Obeyed, e.Stamps, e.Doubt
 			l.saver.save(l.memory)
 		case node.Answer:
 			l.answer(e)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/peervip/peervip/gossip"
+	"github.com/peervip/peervip/node"
 	"github.com/peervip/peervip/node/link"
 )
 
@@ -24,7 +25,8 @@ type memory struct {
 	Drained bool           `json:"drained"`
 	Forced  bool           `json:"forced"`
 	Grace   *time.Duration `json:"grace_ns,omitempty"` // of the drain; nil: spec.drain_timeout
-	Obeyed  uint64         `json:"obeyed"`
+	Obeyed  uint64         `json:"obeyed"`             // all that older versions know of Stamps
+	Stamps  node.Stamps    `json:"stamps,omitempty"`   // see node.Statement
 	Peers   []gossip.Peer  `json:"peers"`
 }
 

@@ -51,8 +51,10 @@ type NodeStatus struct {
 	Unknown  bool                         `json:"unknown,omitempty"`
 	Weight   int                          `json:"weight"`
 	Services map[string]NodeServiceStatus `json:"services"`
-	// Wish is what the node has still to be told when it comes back, or empty.
-	Wish string `json:"wish,omitempty"`
+	// Wishes are what the node has still to be told when it comes back, in the order in
+	// which they were said; Wish is the last of them, or empty.
+	Wishes []node.WishKind `json:"wishes,omitempty"`
+	Wish   string          `json:"wish,omitempty"`
 	// Waiting is what a node that drains or leaves waits for; nil: for nothing, or it has
 	// not counted yet.
 	Waiting *WaitingStatus `json:"waiting,omitempty"`
@@ -101,7 +103,10 @@ func (c *Config) statusOf(s node.Snapshot) Status {
 		}
 		one := NodeStatus{
 			Name: n.Name, Address: n.Address, Phase: n.Phase.String(), Alive: n.Alive, Unknown: n.Unknown,
-			Weight: n.Weight * 10, Wish: string(n.Wish), Waiting: waitingStatus(n.Waiting), Services: map[string]NodeServiceStatus{},
+			Weight: n.Weight * 10, Wishes: n.Wishes, Waiting: waitingStatus(n.Waiting), Services: map[string]NodeServiceStatus{},
+		}
+		if last := len(n.Wishes) - 1; last >= 0 {
+			one.Wish = string(n.Wishes[last])
 		}
 		for i, svc := range n.Services {
 			one.Services[c.Spec.Services[i].Name] = NodeServiceStatus{

@@ -107,7 +107,8 @@ func (c *Core) take(event Event) {
 	switch ev := event.(type) {
 	case Tick:
 	case Started:
-		c.startedAt, c.drained, c.forced, c.obeyed, c.doubt = c.now, ev.Drained || ev.Doubt, ev.Forced, ev.Obeyed, ev.Doubt
+		c.startedAt, c.drained, c.forced, c.doubt = c.now, ev.Drained || ev.Doubt, ev.Forced, ev.Doubt
+		c.stamps = remembered(ev.Stamps, ev.Obeyed)
 		if badGrace(ev.Grace) == "" {
 			c.wishedGrace = ev.Grace
 		}

@@ -74,10 +74,10 @@ type Core struct {
 	flows     []int
 	waitedFor int // flows that are in the way of a drain or a leave; -1: not counted yet
 
-	wishes  map[string]Wish
-	asking  map[string]uint64 // local operators who wait for a verdict on the wish for a node: their token
-	obeyed  uint64
-	verdict Verdict
+	wishes   map[wishKey]Wish
+	asking   map[wishKey]uint64 // local operators who wait for a verdict on the wish: their token
+	stamps   Stamps             // of the wishes that this node has dealt with
+	verdicts map[Topic]Verdict
 
 	heard      map[Incarnation]*heard // whom beacons speak of
 	heralded   Heralded
@@ -125,8 +125,10 @@ func New(cfg Config) *Core {
 		lingering: cfg.newSet(), cutting: cfg.newSet(), kernelAdopt: cfg.newSet(), kernelLinger: cfg.newSet(),
 		openSlots: cfg.newSet(),
 		requests:  map[uint64]*request{},
-		wishes:    map[string]Wish{},
-		asking:    map[string]uint64{},
+		wishes:    map[wishKey]Wish{},
+		asking:    map[wishKey]uint64{},
+		stamps:    Stamps{},
+		verdicts:  map[Topic]Verdict{},
 		heard:     map[Incarnation]*heard{},
 		wire:      WireChanged{Reason: "the interface has not been looked at yet"},
 		heralded:  Heralded{Lease: cfg.Silence == 0},
@@ -177,7 +179,7 @@ func (c *Core) Deadline() Time {
 		if p.heard != nil && p.heard.joiningSince > 0 {
 			soon(p.heard.joiningSince + c.cfg.Silence)
 		}
-		if _, ok := c.wishes[p.Name]; ok {
+		if len(c.keptWishes(p.Name)) > 0 {
 			soon(p.wishSentAt + patience)
 		}
 		if p.refusedAt > 0 {

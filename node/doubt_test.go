@@ -87,7 +87,7 @@ func TestLostMemoryAndAnOperatorIsQuicker(t *testing.T) {
 		t.Fatalf("drained %v, doubt %v", d.core.drained, d.core.doubt)
 	}
 	d.core.receiveWish(&peer{}, Wish{Node: "a", Stamp: 9 << 32, Want: WantResume, Recalled: true})
-	if !d.core.drained || d.core.obeyed != 9<<32 {
-		t.Errorf("drained %v, obeyed %d", d.core.drained, d.core.obeyed)
+	if !d.core.drained || d.core.obeyed(TopicDuty) != 9<<32 {
+		t.Errorf("drained %v, obeyed %d", d.core.drained, d.core.obeyed(TopicDuty))
 	}
 }

@@ -170,10 +170,7 @@ func (c *Core) reconsider(p *peer) {
 			c.mourn(p, c.cfg.Timing.Mourn-c.cfg.Silence)
 		}
 		c.forgetPeer(p, false)
-		if token, waits := c.asking[p.Name]; waits {
-			delete(c.asking, p.Name)
-			c.answer(token, "", p.Name+" went down; it will be told when it comes back")
-		}
+		c.answerAll(p.Name, "", p.Name+" went down; it will be told when it comes back")
 		switch next := p.next; {
 		case next != nil:
 			c.peerAlive(*next)

@@ -211,6 +211,8 @@ func (d *Delta) check() error {
 		return fmt.Errorf("a weight of %d tenths, allowed are 1 to %d", d.Weight, Tenths(MaxWeight))
 	case d.Obeyed >= maxStamp:
 		return fmt.Errorf("it has obeyed the stamp %d", d.Obeyed)
+	case d.Stamps.last() >= maxStamp || len(d.Stamps) > maxWishes:
+		return fmt.Errorf("it has obeyed %d stamps, up to %d", len(d.Stamps), d.Stamps.last())
 	}
 	for i, service := range d.Unfit {
 		if service < 0 || i > 0 && service <= d.Unfit[i-1] {

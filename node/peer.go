@@ -186,7 +186,7 @@ func (p *peer) recallFor(inc Incarnation) uint64 {
 	case p.Incarnation == inc || p.said == nil || p.said.Doubt:
 		return p.recall
 	case p.said.Phase == Active:
-		return p.said.Obeyed + 1
+		return p.obeyed(TopicDuty) + 1
 	}
 	return 0
 }
@@ -215,12 +215,12 @@ func (c *Core) newPeer(ev PeerAlive, listed bool) *peer {
 func (c *Core) greet(p *peer) {
 	p.askedAt = c.now
 	// The wish first: a node that comes back must know of it before it serves.
-	if w, ok := c.wishes[p.Name]; ok {
+	for _, w := range c.keptWishes(p.Name) {
 		p.wishSentAt, p.wishedAt = c.now, c.now
 		c.send(p, &Message{Wish: &w})
 	}
-	for _, name := range slices.Sorted(maps.Keys(c.wishes)) {
-		if w := c.wishes[name]; name != p.Name {
+	for _, w := range c.keptWishes("") {
+		if w.Node != p.Name {
 			c.send(p, &Message{Wish: &w})
 		}
 	}
@@ -276,14 +276,13 @@ func (c *Core) part(p *peer) {
 	}
 	c.forgetPeer(p, true) // it may come after the news of a death
 	delete(c.peers, p.Name)
-	delete(c.wishes, p.Name)
+	for _, w := range c.keptWishes(p.Name) {
+		delete(c.wishes, w.key())
+	}
 	c.sortPeers()
 	c.dropHeard(p.Incarnation, p.hasNothing())
 	c.notice(false, "%s has left", p.Name)
-	if token, waits := c.asking[p.Name]; waits {
-		delete(c.asking, p.Name)
-		c.answer(token, p.Name+" has left the cluster before it answered", "")
-	}
+	c.answerAll(p.Name, p.Name+" has left the cluster before it answered", "")
 }
 
 // forgetPeer drops everything that was under way with an incarnation. What it

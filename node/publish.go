@@ -38,8 +38,8 @@ func (c *Core) statement() *Statement {
 	s := &Statement{
 		Incarnation: c.cfg.Incarnation,
 		Phase:       c.phase, Weight: c.weight, Unfit: c.unfitList(),
-		CutOff: c.cutOff(), Lame: c.lame, View: c.view.Digest(), Obeyed: c.obeyed, Doubt: c.doubt, Claims: c.claims(), Linger: linger,
-		Takes: c.takes(), Relayed: c.relayed(), Lists: c.ownListings(),
+		CutOff: c.cutOff(), Lame: c.lame, View: c.view.Digest(), Obeyed: c.stamps.last(), Doubt: c.doubt, Claims: c.claims(), Linger: linger,
+		Stamps: maps.Clone(c.stamps), Takes: c.takes(), Relayed: c.relayed(), Lists: c.ownListings(),
 	}
 	for _, g := range c.grants {
 		if c.released(g) {
@@ -145,9 +145,11 @@ func (c *Core) transmitDue() {
 			c.askStatement(p)
 			again = true
 		}
-		if w, ok := c.wishes[p.Name]; ok && due >= p.wishSentAt {
+		if kept := c.keptWishes(p.Name); len(kept) > 0 && due >= p.wishSentAt {
 			p.wishSentAt = c.now
-			c.sendSince(p, &Message{Wish: &w}, p.wishedAt)
+			for _, w := range kept {
+				c.sendSince(p, &Message{Wish: &w}, p.wishedAt)
+			}
 			again = true
 		}
 		if again {
@@ -171,8 +173,7 @@ func (c *Core) Exchange() []*Message {
 	d := c.said.delta(nil)
 	d.Mourned = c.mournedFor(nil)
 	list = append(list, &Message{From: c.cfg.Incarnation, Said: c.said.Version, Delta: &d})
-	for _, name := range slices.Sorted(maps.Keys(c.wishes)) {
-		w := c.wishes[name]
+	for _, w := range c.keptWishes("") {
 		list = append(list, &Message{From: c.cfg.Incarnation, Said: c.said.Version, Wish: &w})
 	}
 	return list

@@ -165,6 +165,34 @@ func TestDrainedOverARestart(t *testing.T) {
 	})
 }
 
+// TestDrainAndWeightForWhoIsDown: both wait for it, and it obeys both when it comes back.
+func TestDrainAndWeightForWhoIsDown(t *testing.T) {
+	scenario(t, 3, func(t *testing.T, w *world) {
+		w.gapLimit = 0
+		w.stop(w.nodes[2], false)
+		w.run(2 * time.Second)
+		w.wish(w.nodes[0], Wish{Node: "n2", Want: WantDrain})
+		w.run(100 * ms)
+		w.wish(w.nodes[1], Wish{Node: "n2", Want: WantWeight, Weight: 50})
+		w.run(time.Second)
+		for _, n := range w.up() {
+			if got := n.core.Snapshot().Nodes[2].Wishes; !slices.Equal(got, []WishKind{WantDrain, WantWeight}) {
+				t.Errorf("%s keeps %v", n.name, got)
+			}
+		}
+		w.start(w.nodes[2])
+		w.run(3 * time.Second)
+		if c := w.nodes[2].core; c.phase != Drained && c.phase != Draining || c.weight != 5 {
+			t.Errorf("n2 is %s and weighs %d tenths", c.phase, c.weight)
+		}
+		w.wish(w.nodes[0], Wish{Node: "n2", Want: WantResume})
+		w.run(3 * time.Second)
+		if n := w.nodes[2].owns(); n == 0 || n > w.buckets/3 {
+			t.Errorf("n2 has %d buckets", n)
+		}
+	})
+}
+
 // TestWishForANodeThatIsDown is kept, also by those who did not hear the operator
 // themselves, and obeyed before the node serves; its origin may be gone by then.
 func TestWishForANodeThatIsDown(t *testing.T) {

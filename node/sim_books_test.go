@@ -180,9 +180,10 @@ func (w *world) settle() {
 		if c.view.Digest() != up[0].core.view.Digest() || !c.agreed() {
 			w.fault("invariant 5: %s and %s have different views after quiet", n.name, up[0].name)
 		}
-		for node := range c.wishes {
+		for _, wish := range c.keptWishes("") {
+			node := wish.Node
 			if p := c.peers[node]; p != nil && p.alive {
-				w.fault("invariant 5: %s still keeps a wish for %s: %+v", n.name, node, c.wishes[node])
+				w.fault("invariant 5: %s still keeps a wish for %s: %+v", n.name, node, wish)
 			}
 		}
 	}

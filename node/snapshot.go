@@ -40,8 +40,8 @@ type NodeSnapshot struct {
 	Unknown  bool
 	Weight   int                   // in tenths of the default weight
 	Services []NodeServiceSnapshot // by service number
-	// Wish is what the node has still to be told, or "".
-	Wish WishKind
+	// Wishes are what the node has still to be told.
+	Wishes []WishKind
 	// Waiting is what the node waits for before it has drained or left; nil: for nothing,
 	// or that is not known yet.
 	Waiting *Waiting
@@ -153,8 +153,8 @@ func (c *Core) kernelState(slot Slot) State {
 func (c *Core) peerSnapshot(p *peer) NodeSnapshot {
 	n := NodeSnapshot{Incarnation: p.Incarnation, Address: p.Address, Alive: p.alive}
 	n.Unknown = p.alive && (p.foreign || p.said == nil)
-	if w, ok := c.wishes[p.Name]; ok {
-		n.Wish = w.Want
+	for _, w := range c.keptWishes(p.Name) {
+		n.Wishes = append(n.Wishes, w.Want)
 	}
 	if p.said != nil {
 		n.Phase, n.Weight = p.said.Phase, p.said.Weight

@@ -51,7 +51,7 @@ func TestSnapshotSumsUp(t *testing.T) {
 	s := d.core.Snapshot()
 	want := []NodeSnapshot{
 		{Incarnation: Incarnation{"a", 1}, Phase: Active, Alive: true, Weight: 10, Services: []NodeServiceSnapshot{{Healthy: true, Flows: 7}}},
-		{Incarnation: Incarnation{"b", 'b'}, Phase: Active, Alive: true, Weight: 10, Services: []NodeServiceSnapshot{{Healthy: true, Own: 3, Flows: 5}}, Wish: WantDrain},
+		{Incarnation: Incarnation{"b", 'b'}, Phase: Active, Alive: true, Weight: 10, Services: []NodeServiceSnapshot{{Healthy: true, Own: 3, Flows: 5}}, Wishes: []WishKind{WantDrain}},
 		{Incarnation: Incarnation{"c", 'c'}, Phase: Active, Alive: true, Weight: 10, Services: []NodeServiceSnapshot{{Own: 2}}},
 		{Incarnation: Incarnation{"x", 'x'}, Address: "192.0.2.9", Alive: true, Unknown: true, Services: []NodeServiceSnapshot{{Healthy: true}}},
 	}

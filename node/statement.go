@@ -1,6 +1,7 @@
 package node
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -39,7 +40,9 @@ type Statement struct {
 	Lame Lame `json:"lame,omitempty"`
 	// View is the digest of the view that the node acts on.
 	View uint64 `json:"view"`
-	// Obeyed is the stamp of the last wish that the node has dealt with.
+	// Stamps are those of the last wishes that the node has dealt with, by topic; Obeyed is
+	// the highest of them, for nodes of older versions, and of them.
+	Stamps Stamps `json:"stamps,omitempty"`
 	Obeyed uint64 `json:"obeyed,omitempty"`
 	// Doubt: the node does not remember whether it was drained, and counts as drained.
 	Doubt bool `json:"doubt,omitempty"`
@@ -119,7 +122,7 @@ func symmetricDifference(a, b hashring.Set) hashring.Set {
 func (s *Statement) sameBut(o *Statement) bool {
 	return s.Incarnation == o.Incarnation && s.Phase == o.Phase && s.Weight == o.Weight &&
 		slices.Equal(s.Unfit, o.Unfit) && s.CutOff == o.CutOff && s.Lame == o.Lame && s.View == o.View && s.Obeyed == o.Obeyed && s.Doubt == o.Doubt &&
-		slices.Equal(s.Relayed, o.Relayed) &&
+		slices.Equal(s.Relayed, o.Relayed) && maps.Equal(s.Stamps, o.Stamps) &&
 		s.Claims.Equal(o.Claims) && s.Linger.Equal(o.Linger) &&
 		slices.EqualFunc(s.Lists, o.Lists, func(a, b Listing) bool { return a.ID == b.ID && a.Slots.Equal(b.Slots) }) &&
 		slices.EqualFunc(s.Granted, o.Granted, func(a, b Promise) bool {

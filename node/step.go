@@ -18,8 +18,9 @@ type (
 	// from the last Save.
 	Started struct {
 		Drained, Forced bool
-		Grace           *Time // see Wish
-		Obeyed          uint64
+		Grace           *Time  // see Wish
+		Obeyed          uint64 // the highest of Stamps
+		Stamps          Stamps // see Statement
 		// Doubt: what it remembered is lost. It is Drained unless a peer knows better.
 		Doubt bool
 	}
@@ -242,8 +243,9 @@ type (
 	Save struct {
 		Drained, Forced bool
 		Grace           *Time
-		Obeyed          uint64
-		Doubt           bool // see Started
+		Obeyed          uint64 // the highest of Stamps
+		Stamps          Stamps // see Statement
+		Doubt           bool   // see Started
 	}
 
 	// Answer: tell the operator who wished. An empty Refused means done, or kept

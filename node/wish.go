@@ -1,7 +1,9 @@
 package node
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -10,7 +12,7 @@ import (
 // wish for a node that is down is not lost.
 type Wish struct {
 	Node string `json:"node"`
-	// Stamp orders the wishes for one node; the highest is the one that counts.
+	// Stamp orders the wishes for one node; the highest of a topic is the one that counts.
 	Stamp uint64 `json:"stamp"`
 	// Origin is the node where the operator said it; it hears the verdict.
 	Origin string   `json:"origin"`
@@ -37,6 +39,100 @@ const (
 	WantWeight WishKind = "weight"
 )
 
+// Topic is what a wish is about. Of the wishes for one node and topic the last counts, and
+// one of another topic undoes none of them.
+type Topic string
+
+// The topics of wishes.
+const (
+	TopicDuty   Topic = "duty" // drain and resume
+	TopicWeight Topic = "weight"
+	TopicOther  Topic = "other" // of a later version
+)
+
+func (k WishKind) topic() Topic {
+	switch k {
+	case WantDrain, WantResume:
+		return TopicDuty
+	case WantWeight:
+		return TopicWeight
+	}
+	return TopicOther
+}
+
+// Stamps are those of the last wishes that a node has dealt with, by topic.
+type Stamps map[Topic]uint64
+
+// last is the highest of them.
+func (s Stamps) last() (last uint64) {
+	for _, stamp := range s {
+		last = max(last, stamp)
+	}
+	return last
+}
+
+// of returns the stamp of a topic. A node of an older version knows only the last of all.
+func (s Stamps) of(topic Topic, last uint64) uint64 {
+	if len(s) == 0 || topic == TopicOther {
+		return last
+	}
+	return s[topic]
+}
+
+// obeyed is the stamp of the last wish of that topic that the peer has dealt with.
+func (p *peer) obeyed(topic Topic) uint64 { return p.said.Stamps.of(topic, p.said.Obeyed) }
+
+// obeyed is the same of this node.
+func (c *Core) obeyed(topic Topic) uint64 { return c.stamps.of(topic, c.stamps.last()) }
+
+// remembered are the stamps of an earlier life. One of an older version has left only the
+// last of all: what was wished before that is over.
+func remembered(stamps Stamps, last uint64) Stamps {
+	switch {
+	case len(stamps) > 0:
+		return maps.Clone(stamps)
+	case last > 0:
+		return Stamps{TopicDuty: last, TopicWeight: last}
+	}
+	return Stamps{}
+}
+
+// wishKey is for which node a wish is, and what it is about.
+type wishKey struct {
+	node  string
+	topic Topic
+}
+
+func (w *Wish) key() wishKey { return wishKey{w.Node, w.Want.topic()} }
+
+// keptWishes are the wishes that this node keeps, for one node or (if node is "") for all,
+// in the order in which they were made: a node of an older version obeys only rising stamps.
+func (c *Core) keptWishes(node string) []Wish {
+	if len(c.wishes) == 0 {
+		return nil
+	}
+	var list []Wish
+	for key, w := range c.wishes {
+		if node == "" || key.node == node {
+			list = append(list, w)
+		}
+	}
+	slices.SortFunc(list, func(a, b Wish) int {
+		return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Stamp, b.Stamp), cmp.Compare(a.Want, b.Want))
+	})
+	return list
+}
+
+// answerAll ends the waits of the operators who have asked something of the node.
+func (c *Core) answerAll(node, refused, note string) {
+	for _, topic := range []Topic{TopicDuty, TopicWeight, TopicOther} {
+		if token, waits := c.asking[wishKey{node, topic}]; waits {
+			delete(c.asking, wishKey{node, topic})
+			c.answer(token, refused, note)
+		}
+	}
+}
+
 // Verdict is the named node's word on a wish, told to its origin. An empty
 // Refused means that the wish was obeyed.
 type Verdict struct {
@@ -53,7 +149,7 @@ const maxStamp = 1 << 63
 // get different stamps.
 func nextStamp(last, nonce uint64) uint64 { return (last>>32+1)<<32 | nonce&(1<<32-1) }
 
-// maxWishes bounds the wishes that a node keeps, one for each node that is named,
+// maxWishes bounds the wishes that a node keeps, one for each node and topic that is named,
 // against peers that invent names. A cluster has at most 64 nodes.
 const maxWishes = 256
 
@@ -62,7 +158,7 @@ func (c *Core) wished(ev Wished) {
 	w := ev.Wish
 	w.Origin = c.cfg.Name
 	if w.Node == c.cfg.Name {
-		w.Stamp = nextStamp(c.obeyed, c.cfg.Nonce)
+		w.Stamp = nextStamp(c.stamps.last(), c.cfg.Nonce)
 		c.answer(ev.Token, c.obey(w), "")
 		return
 	}
@@ -78,7 +174,11 @@ func (c *Core) wished(ev Wished) {
 		c.answer(ev.Token, fmt.Sprintf("%s has not said anything yet; try again in a moment", w.Node), "")
 		return
 	}
-	w.Stamp = nextStamp(max(p.said.Obeyed, c.wishes[w.Node].Stamp), c.cfg.Nonce)
+	last := p.said.Obeyed
+	for _, kept := range c.keptWishes(w.Node) {
+		last = max(last, kept.Stamp)
+	}
+	w.Stamp = nextStamp(last, c.cfg.Nonce)
 	c.keepWish(w)
 	for q := range c.alivePeers() {
 		q.wishSentAt, q.wishedAt = c.now, c.now
@@ -88,15 +188,18 @@ func (c *Core) wished(ev Wished) {
 		c.answer(ev.Token, "", fmt.Sprintf("%s is down; it will be told when it comes back", w.Node))
 		return
 	}
-	c.asking[w.Node] = ev.Token
+	c.asking[w.key()] = ev.Token
 }
 
 // keepWish keeps the wish until its node says that it has dealt with it. Whoever
 // waits here for an older one is told.
 func (c *Core) keepWish(w Wish) {
-	c.wishes[w.Node] = w
-	if token, ok := c.asking[w.Node]; ok {
-		delete(c.asking, w.Node)
+	c.wishes[w.key()] = w
+	if p := c.peers[w.Node]; p != nil {
+		p.wishedAt = c.now
+	}
+	if token, ok := c.asking[w.key()]; ok {
+		delete(c.asking, w.key())
 		c.answer(token, inBetween(w.Node), "")
 	}
 }
@@ -107,24 +210,25 @@ func inBetween(node string) string {
 
 func (c *Core) receiveWish(p *peer, w Wish) {
 	if w.Node != c.cfg.Name {
-		if t := c.peers[w.Node]; t != nil && t.said != nil && t.said.Obeyed >= w.Stamp {
+		if t := c.peers[w.Node]; t != nil && t.said != nil && t.obeyed(w.Want.topic()) >= w.Stamp {
 			return
 		}
-		kept, known := c.wishes[w.Node]
+		kept, known := c.wishes[w.key()]
 		if w.Stamp > kept.Stamp && (known || len(c.wishes) < maxWishes) {
 			c.keepWish(w)
 		}
 		return
 	}
-	if w.Stamp > c.obeyed {
-		c.verdict = Verdict{Stamp: w.Stamp, Refused: c.obey(w)}
+	topic := w.Want.topic()
+	if w.Stamp > c.obeyed(topic) {
+		c.verdicts[topic] = Verdict{Stamp: w.Stamp, Refused: c.obey(w)}
 	}
 	if w.Origin == p.Name {
 		v := Verdict{Stamp: w.Stamp} // obeyed in an earlier life
 		switch {
-		case c.verdict.Stamp == w.Stamp:
-			v = c.verdict
-		case w.Stamp < c.obeyed:
+		case c.verdicts[topic].Stamp == w.Stamp:
+			v = c.verdicts[topic]
+		case w.Stamp < c.obeyed(topic):
 			v.Refused = inBetween(w.Node)
 		}
 		c.send(p, &Message{Verdict: &v})
@@ -132,34 +236,39 @@ func (c *Core) receiveWish(p *peer, w Wish) {
 }
 
 func (c *Core) receiveVerdict(p *peer, v *Verdict) {
-	if w, ok := c.wishes[p.Name]; ok && v.Stamp >= w.Stamp {
-		delete(c.wishes, p.Name)
-		if token, ok := c.asking[p.Name]; ok {
-			delete(c.asking, p.Name)
+	for _, w := range c.keptWishes(p.Name) {
+		if v.Stamp != w.Stamp {
+			continue
+		}
+		delete(c.wishes, w.key())
+		if token, ok := c.asking[w.key()]; ok {
+			delete(c.asking, w.key())
 			c.answer(token, v.Refused, "")
 		}
 	}
 }
 
-// forgetWish forgets the wish for a peer that says that it has dealt with it,
+// forgetWish forgets the wishes for a peer that says that it has dealt with them,
 // unless an operator here waits for its verdict.
 func (c *Core) forgetWish(p *peer) {
-	_, waits := c.asking[p.Name]
-	if w, ok := c.wishes[p.Name]; ok && p.said.Obeyed >= w.Stamp && !waits {
-		delete(c.wishes, p.Name)
+	for _, w := range c.keptWishes(p.Name) {
+		if _, waits := c.asking[w.key()]; !waits && p.obeyed(w.Want.topic()) >= w.Stamp {
+			delete(c.wishes, w.key())
+		}
 	}
 }
 
 // recallTo keeps a wish for a peer in doubt that was not drained when it was last heard.
 func (c *Core) recallTo(p *peer) {
-	if _, wished := c.wishes[p.Name]; p.said.Doubt && p.recall > p.said.Obeyed && !wished {
+	if _, wished := c.wishes[wishKey{p.Name, TopicDuty}]; p.said.Doubt && p.recall > p.obeyed(TopicDuty) && !wished {
 		c.keepWish(Wish{Node: p.Name, Stamp: p.recall, Origin: c.cfg.Name, Want: WantResume, Recalled: true})
 	}
 }
 
 // obey does what is wished of this node, and returns why not if it cannot.
 func (c *Core) obey(w Wish) (refused string) {
-	c.obeyed = max(c.obeyed, w.Stamp)
+	topic := w.Want.topic()
+	c.stamps[topic] = max(c.stamps[topic], w.Stamp)
 	switch w.Want {
 	case WantDrain:
 		refused = c.drain(w.Force, w.Grace)
@@ -182,6 +291,6 @@ func (c *Core) obey(w Wish) (refused string) {
 	default:
 		refused = fmt.Sprintf("%s does not know how to %q; is it an older version?", c.cfg.Name, w.Want)
 	}
-	c.out = append(c.out, Save{Drained: c.drained, Forced: c.forced, Grace: c.wishedGrace, Obeyed: c.obeyed, Doubt: c.doubt})
+	c.out = append(c.out, Save{Drained: c.drained, Forced: c.forced, Grace: c.wishedGrace, Obeyed: c.stamps.last(), Stamps: maps.Clone(c.stamps), Doubt: c.doubt})
 	return refused
 }

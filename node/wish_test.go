@@ -31,7 +31,7 @@ func TestWishForANodeOfAnotherSpecEnds(t *testing.T) {
 	d.step(PeerAlive{Incarnation: Incarnation{"x", 'x'}, SpecDigest: 7})
 	d.says("x", func(s *Statement) { s.Obeyed = 5 << 32 })
 	d.step(Wished{Token: 1, Wish: Wish{Node: "x", Want: WantDrain}})
-	w := d.core.wishes["x"]
+	w := d.core.wishes[wishKey{"x", TopicDuty}]
 	if w.Stamp <= 5<<32 {
 		t.Errorf("a new wish has the stamp %d, and x has obeyed %d", w.Stamp, uint64(5<<32))
 	}
@@ -115,5 +115,46 @@ func TestVerdictIsRepeated(t *testing.T) {
 	}
 	if got := sent(d.tells("c", m), "c", verdictOf); len(got) > 0 {
 		t.Errorf("c did not ask and is told %+v", got)
+	}
+}
+
+// TestOneWishUndoesNoOther: of wishes of different topics that wait for a node each is obeyed,
+// whatever comes first, and each operator hears the word on the own one.
+func TestOneWishUndoesNoOther(t *testing.T) {
+	d := activeDesk(t, map[string]hashring.Set{"b": setOf(16), "c": setOf(16)})
+	drain := Message{Wish: &Wish{Node: "a", Stamp: 1 << 32, Origin: "b", Want: WantDrain}}
+	weight := Message{Wish: &Wish{Node: "a", Stamp: 2 << 32, Origin: "c", Want: WantWeight, Weight: 50}}
+	for _, m := range []struct {
+		from string
+		Message
+	}{{"c", weight}, {"b", drain}, {"b", drain}} {
+		if got := sent(d.tells(m.from, m.Message), m.from, verdictOf); len(got) != 1 || got[0].Stamp != m.Wish.Stamp || got[0].Refused != "" {
+			t.Errorf("the verdict on %+v is %+v", m.Wish, got)
+		}
+	}
+	if !d.core.drained || d.core.wantWeight != 5 {
+		t.Errorf("drained %t, weight %d", d.core.drained, d.core.wantWeight)
+	}
+	s := d.core.said
+	if s.Obeyed != 2<<32 || s.Stamps[TopicDuty] != 1<<32 || s.Stamps[TopicWeight] != 2<<32 {
+		t.Errorf("it has obeyed %d, %v", s.Obeyed, s.Stamps)
+	}
+	// Whoever keeps them forgets each when its own is dealt with.
+	d.tells("b", Message{Wish: &Wish{Node: "c", Stamp: 5, Origin: "b", Want: WantDrain}})
+	d.tells("b", Message{Wish: &Wish{Node: "c", Stamp: 6, Origin: "b", Want: WantWeight, Weight: 7}})
+	d.says("c", func(s *Statement) { s.Obeyed, s.Stamps = 6, Stamps{TopicWeight: 6} })
+	if kept := d.core.keptWishes("c"); len(kept) != 1 || kept[0].Want != WantDrain {
+		t.Errorf("kept: %+v", kept)
+	}
+	// A node of an older version knows one stamp: the last.
+	d.says("c", func(s *Statement) { s.Obeyed, s.Stamps = 6, nil })
+	if kept := d.core.keptWishes("c"); len(kept) > 0 {
+		t.Errorf("kept: %+v", kept)
+	}
+	// And leaves one: what was wished before that is over, of each topic.
+	d = newDesk(t)
+	d.step(Started{Obeyed: 7})
+	if d.core.obeyed(TopicDuty) != 7 || d.core.obeyed(TopicWeight) != 7 {
+		t.Errorf("of an older version's memory: %v", d.core.stamps)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/peervip/peervip/agent"
+	"github.com/peervip/peervip/node"
 	"github.com/peervip/peervip/node/health"
 )
 
@@ -59,7 +60,7 @@ conntrack: 1234586 of 2097152 flows
 		{"one is dead, one is sick, one is drained", func(s *agent.Status) {
 			s.Nodes[0].Phase, s.Phase = "drained", "drained"
 			s.Nodes[0].Services = map[string]agent.NodeServiceStatus{"other": {Healthy: true}}
-			s.Nodes[1].Alive, s.Nodes[1].Wish = false, "drain"
+			s.Nodes[1].Alive, s.Nodes[1].Wishes = false, []node.WishKind{"drain", "weight"}
 			s.Nodes[1].Services = map[string]agent.NodeServiceStatus{"other": {}}
 			s.Nodes[2].Weight = 1000
 			s.Nodes[2].Services = map[string]agent.NodeServiceStatus{"other": {Own: 1000, Adopt: 24, Flows: 3}}
@@ -82,6 +83,7 @@ packets: 123456 accepted, 234567 dropped (the other nodes' share)
 * web-1  192.0.2.11  drained  ok         100        0    0.0%      0
   web-2  192.0.2.12  SILENT   -          100        0    0.0%      0
     will be told to drain when it comes back
+    will be told its new weight when it comes back
   web-3  192.0.2.13  active   UNFIT     1000     1024  100.0%      3
 
 check  other: tcp 127.0.0.1:80: connection refused

@@ -160,8 +160,12 @@ func writeNodes(b *strings.Builder, s agent.Status) {
 			mark, shown = "  ", ""
 		}
 		writeRow(b, mark, shown, name, rows[i], widths)
-		if n.Wish != "" {
-			fmt.Fprintf(b, "    will be told to %s when it comes back\n", n.Wish)
+		for _, wish := range n.Wishes {
+			what := "to " + string(wish)
+			if wish == node.WantWeight {
+				what = "its new weight"
+			}
+			fmt.Fprintf(b, "    will be told %s when it comes back\n", what)
 		}
 		if n.Waiting != nil {
 			wrap(b, "    ", fmt.Sprintf("%v; %s", n.Waiting, agent.EndsThem(n.Name, n.Phase)))
