@@ -113,7 +113,7 @@ func TestRepeatedRequestAfterItsGrant(t *testing.T) {
 	}
 }
 
-// TestHeirWhoseKernelRefusesLeavesTheBucketsAlone: pitfall 22, lasting. Each try
+// TestHeirWhoseKernelRefusesLeavesTheBucketsAlone: it refuses for as long as it is asked. Each try
 // costs the clients a gap, so while the kernel takes nothing at all there is one try; and
 // tries become rare when it takes only commits that change nothing.
 func TestHeirWhoseKernelRefusesLeavesTheBucketsAlone(t *testing.T) {

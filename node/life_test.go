@@ -158,11 +158,11 @@ func TestPeerChangesItsSpec(t *testing.T) {
 // over though nobody is fit; and by force a node drains though nobody can.
 func TestUnfitNodeIsRelievedByTheUnfit(t *testing.T) {
 	for name, change := range map[string]func(*Statement){
-		"cut off":                         func(s *Statement) { s.CutOff = true },
-		"cut off and fit":                 func(s *Statement) { s.CutOff, s.Unfit = true, nil },
-		"drains":                          func(s *Statement) { s.Phase = Draining },
-		"as well off":                     nil,
-		"drains, and is fit (pitfall 25)": func(s *Statement) { s.Phase, s.Unfit = Draining, nil },
+		"cut off":            func(s *Statement) { s.CutOff = true },
+		"cut off and fit":    func(s *Statement) { s.CutOff, s.Unfit = true, nil },
+		"drains":             func(s *Statement) { s.Phase = Draining },
+		"as well off":        nil,
+		"drains, and is fit": func(s *Statement) { s.Phase, s.Unfit = Draining, nil },
 	} {
 		d := activeDesk(t, map[string]hashring.Set{"b": everything(16)})
 		d.step(HealthChanged{Service: 0, Reason: "broken"})
@@ -174,7 +174,7 @@ func TestUnfitNodeIsRelievedByTheUnfit(t *testing.T) {
 		effects = append(effects, d.agrees("b")...)
 		effects = append(effects, d.wait(10*time.Second)...)
 		asks := len(sent(effects, "b", requestOf)) > 0
-		if want := name != "as well off" && name != "drains, and is fit (pitfall 25)"; asks != want {
+		if want := name != "as well off" && name != "drains, and is fit"; asks != want {
 			t.Errorf("b %s: it is asked for its buckets: %t", name, asks)
 		}
 	}
@@ -208,7 +208,7 @@ func TestGivingUpWhileTaking(t *testing.T) {
 	}
 }
 
-// TestANewerSpecThatNeverServesIsNotWaitedFor (pitfall 24): one whose address is in use,
+// TestANewerSpecThatNeverServesIsNotWaitedFor: one whose address is in use,
 // or whose interface is down, keeps the others from serving for a moment only.
 func TestANewerSpecThatNeverServesIsNotWaitedFor(t *testing.T) {
 	d := newDesk(t)

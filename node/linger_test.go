@@ -107,7 +107,7 @@ func TestFailedLookEndsNothing(t *testing.T) {
 	}
 }
 
-// TestAdoptEndsWithTheLinger (pitfall 21): what is adopted becomes the heir's own
+// TestAdoptEndsWithTheLinger: what is adopted becomes the heir's own
 // when its old owner lingers no more, or is another incarnation, or is dead.
 func TestAdoptEndsWithTheLinger(t *testing.T) {
 	for name, end := range map[string]func(d *desk){
@@ -168,7 +168,7 @@ func TestBucketComesHome(t *testing.T) {
 	}
 }
 
-// TestDeadlineOfALinger (pitfall 27): it cuts the flows of a node that drains, and
+// TestDeadlineOfALinger: it cuts the flows of a node that drains, and
 // those of a node that has only been joined by another never.
 func TestDeadlineOfALinger(t *testing.T) {
 	for _, drains := range []bool{false, true} {
@@ -234,7 +234,7 @@ func TestLeaverWaitsForWhoRestarts(t *testing.T) {
 	}
 }
 
-// TestDeadlineOfWhatIsGivenLate (pitfall 27): a node that drains, and had to serve until
+// TestDeadlineOfWhatIsGivenLate: a node that drains, and had to serve until
 // the deadline was over, gives its flows their time when it is relieved.
 func TestDeadlineOfWhatIsGivenLate(t *testing.T) {
 	d := holderDesk(t)
@@ -278,7 +278,7 @@ func TestResumeBeforeTheCut(t *testing.T) {
 	}
 }
 
-// TestDeadlineGoesWithItsDrain (pitfall 27): a drain that is taken back before the node
+// TestDeadlineGoesWithItsDrain: a drain that is taken back before the node
 // serves leaves none behind, and one that a restart goes on with has one again.
 func TestDeadlineGoesWithItsDrain(t *testing.T) {
 	for _, resumed := range []bool{true, false} {

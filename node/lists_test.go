@@ -137,7 +137,7 @@ func TestFlowsThatCannotBeListedMoveAtOnce(t *testing.T) {
 }
 
 // TestNoListOutsideAHandoff: whoever has the buckets of a node that was started again,
-// or has given up, knows of no list (pitfall 29).
+// or has given up, knows of no list.
 func TestNoListOutsideAHandoff(t *testing.T) {
 	d := holderDesk(t, wholly)
 	effects := d.step(WireChanged{Reason: "carrier lost"})

@@ -35,7 +35,7 @@ func TestMarkNeedsARecentAcknowledgement(t *testing.T) {
 	}
 }
 
-// Pitfall 4: a survivor's marks stop for a moment, but never for so long that its
+// A survivor's marks stop for a moment, but never for so long that its
 // lease runs out.
 func TestSilentPeerPausesNobody(t *testing.T) {
 	for _, detect := range []Detect{liveDetect, NewDetect(5*mil, 8), NewDetect(20*mil, 40)} {
@@ -48,7 +48,7 @@ func TestSilentPeerPausesNobody(t *testing.T) {
 	}
 }
 
-// Sent is not heard (pitfall 3), and who hears us not at all stops us, as long as
+// Sent is not heard, and who hears us not at all stops us, as long as
 // it speaks.
 func TestDeafPeerStopsTheMark(t *testing.T) {
 	tb := metTable(t, "a", "b")

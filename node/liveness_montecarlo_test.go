@@ -147,7 +147,7 @@ func (row *liveRow) check(t *testing.T, sum *liveSum) {
 	}
 }
 
-// TestLossesPauseRarelyAndNeverDouble is pitfall 12 and those around it, at the
+// TestLossesPauseRarelyAndNeverDouble: random losses and what comes with them, at the
 // default timing: 30 seconds a run. -v prints the figures.
 func TestLossesPauseRarelyAndNeverDouble(t *testing.T) {
 	t.Parallel()

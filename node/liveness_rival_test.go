@@ -7,7 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// Pitfall 9: two machines with one name alternate; the newer is refused, and
+// Two machines with one name alternate; the newer is refused, and
 // nothing changes for the older.
 func TestClonedMachines(t *testing.T) {
 	tb := metTable(t, "a", "b")

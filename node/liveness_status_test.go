@@ -26,7 +26,7 @@ func TestWireProof(t *testing.T) {
 	}{
 		{nil, map[string][2]bool{"a": {true, true}, "b": {true, true}, "c": {true, true}}},
 		{[]string{"a"}, map[string][2]bool{"a": {false, true}, "b": {true, true}, "c": {true, true}}},
-		// Pitfall 6: all deaf, and nobody is cut off.
+		// All deaf, and nobody is cut off.
 		{[]string{"a", "b"}, map[string][2]bool{"a": {}, "b": {}, "c": {}}},
 	} {
 		tb := metTable(t, "a", "b", "c")

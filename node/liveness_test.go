@@ -168,7 +168,7 @@ func TestFirstMeetingIsAChallenge(t *testing.T) {
 	wantKind(t, b.Hear(tb.now, Wire, a.beacon(tb.now)), HeardFresh)
 }
 
-// Pitfall 11.
+// A recording is played again after the receiver has restarted: no beacon of it is fresh.
 func TestReplayAfterTheReceiverRestarted(t *testing.T) {
 	tb := seatTable(t, "a", "b")
 	var records []*Beacon
@@ -211,7 +211,7 @@ func TestRepeatedAndOvertakenBeacons(t *testing.T) {
 	wantKind(t, b.Hear(tb.now, Unicast, late), HeardOld)
 }
 
-// Pitfall 10.
+// A beacon of this node itself that comes back is counted, and is nobody's sign of life.
 func TestReflectedBeacon(t *testing.T) {
 	a := seatTable(t, "a").voices[0]
 	wantKind(t, a.Hear(time.Hour, Wire, a.beacon(time.Hour)), HeardOwn)
@@ -237,7 +237,7 @@ func TestDeathIsTimedFromTheLastBeacon(t *testing.T) {
 	tb.expect(map[string][]string{"a": {"b dead"}, "c": {"b dead"}})
 }
 
-// Pitfall 7: i hears k and m, k hears j; m hears only i.
+// Node i hears k and m, k hears j; m hears only i.
 func TestNonTransitiveHearing(t *testing.T) {
 	tb := seatTable(t, "i", "j", "k", "m")
 	for _, v := range tb.voices {

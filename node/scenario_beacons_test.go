@@ -15,7 +15,7 @@ func (w *world) muteNode(n *simNode) {
 	}
 }
 
-// TestLateBeaconArmsNothing is pitfall 1 as the protocol sees it (the kernel's side is
+// TestLateBeaconArmsNothing, as the protocol sees it (the kernel's side is
 // in package nft): a node whose process stood still sends its next beacon when the
 // others have taken over. It has no lease then, and gets none before it has given up
 // what it had.
@@ -34,7 +34,7 @@ func TestLateBeaconArmsNothing(t *testing.T) {
 	})
 }
 
-// TestStallBetweenGrantAndCommit is pitfall 2: the heir stands still when it has the
+// TestStallBetweenGrantAndCommit: the heir stands still when it has the
 // grant, is held dead, and its commit happens after all.
 func TestStallBetweenGrantAndCommit(t *testing.T) {
 	scenario(t, 3, func(t *testing.T, w *world) {
@@ -60,7 +60,7 @@ func TestStallBetweenGrantAndCommit(t *testing.T) {
 	})
 }
 
-// TestSentIsNotHeard is pitfall 3: what a node sends never arrives, though it leaves
+// TestSentIsNotHeard: what a node sends never arrives, though it leaves
 // its kernel, lease mark and all. It hears that it is dead.
 func TestSentIsNotHeard(t *testing.T) {
 	scenario(t, 3, func(t *testing.T, w *world) {
@@ -81,7 +81,7 @@ func TestSentIsNotHeard(t *testing.T) {
 	})
 }
 
-// TestDeathPausesNobody is pitfall 4: the death of a node costs nobody else the
+// TestDeathPausesNobody: the death of a node costs nobody else the
 // lease.
 func TestDeathPausesNobody(t *testing.T) {
 	scenario(t, 3, func(t *testing.T, w *world) {
@@ -97,7 +97,7 @@ func TestDeathPausesNobody(t *testing.T) {
 	})
 }
 
-// TestDeafOnTheWire is pitfall 5: a node gets the clients' packets and no beacon, as
+// TestDeafOnTheWire: a node gets the clients' packets and no beacon, as
 // behind a firewall or by rp_filter. The second medium keeps it alive, it has no
 // wire-proof, and the others relieve it by handoff; nobody's lease runs out.
 func TestDeafOnTheWire(t *testing.T) {
@@ -174,7 +174,7 @@ func TestAddressGone(t *testing.T) {
 	})
 }
 
-// TestAllDeaf is pitfall 6: no beacon passes on the wire, between any two. Nobody
+// TestAllDeaf: no beacon passes on the wire, between any two. Nobody
 // concludes that it is alone, nobody is excluded, nothing moves.
 func TestAllDeaf(t *testing.T) {
 	scenario(t, 3, func(t *testing.T, w *world) {
@@ -197,7 +197,7 @@ func TestAllDeaf(t *testing.T) {
 	})
 }
 
-// TestTwoWhoCannotHearEachOther is pitfall 7: two nodes hear each other on no medium, and
+// TestTwoWhoCannotHearEachOther: two nodes hear each other on no medium, and
 // the third hears both: nobody is dead.
 func TestTwoWhoCannotHearEachOther(t *testing.T) {
 	scenario(t, 3, func(t *testing.T, w *world) {
@@ -215,7 +215,7 @@ func TestTwoWhoCannotHearEachOther(t *testing.T) {
 	})
 }
 
-// TestBeaconsLiveAndTheCoreHangs is pitfall 8: the thread that sends beacons runs, the
+// TestBeaconsLiveAndTheCoreHangs: the thread that sends beacons runs, the
 // core is deadlocked. Without its word there are no beacons, so that the others take
 // over, after the lease has run out.
 func TestBeaconsLiveAndTheCoreHangs(t *testing.T) {
@@ -230,7 +230,7 @@ func TestBeaconsLiveAndTheCoreHangs(t *testing.T) {
 	})
 }
 
-// TestShortDeathResetsNobody is pitfall 20: a node stands still for less than a second,
+// TestShortDeathResetsNobody: a node stands still for less than a second,
 // as in a live migration. It is held dead, and its flows, and those of the others,
 // live on.
 func TestShortDeathResetsNobody(t *testing.T) {

@@ -19,7 +19,7 @@ func (n *simNode) hasProblem(text string) bool {
 	return slices.ContainsFunc(n.core.Snapshot().Problems, func(p string) bool { return strings.Contains(p, text) })
 }
 
-// TestLastHealthyNodeFailsItsCheck is pitfall 25: nothing may jump to nodes that
+// TestLastHealthyNodeFailsItsCheck: nothing may jump to nodes that
 // have been broken for an hour.
 func TestLastHealthyNodeFailsItsCheck(t *testing.T) {
 	scenario(t, 3, func(t *testing.T, w *world) {
@@ -84,7 +84,7 @@ func TestNoneHealthyDrop(t *testing.T) {
 	}
 }
 
-// TestTwoOperatorsDrainTheLastTwoNodes is pitfall 26: at the same moment, each on
+// TestTwoOperatorsDrainTheLastTwoNodes: at the same moment, each on
 // the node that is not drained. Holders keep; nobody is silenced.
 func TestTwoOperatorsDrainTheLastTwoNodes(t *testing.T) {
 	scenario(t, 2, func(t *testing.T, w *world) {

@@ -13,7 +13,7 @@ func (w *world) muteBeacons(n *simNode) {
 	}
 }
 
-// TestMutedBesideAJoiner is pitfall 46, invariant 1: n2 is kept from serving by another
+// TestMutedBesideAJoiner (invariant 1): n2 is kept from serving by another
 // spec. n1 is started anew while n0 falls mute, so that n1's new life never hears n0, and
 // n0 takes its beacons for recordings. Only n2, which does not serve, can tell n0 that
 // n1 serves and holds it dead.

@@ -15,7 +15,7 @@ func (w *world) holder() *simNode {
 	return nil
 }
 
-// TestFailedPrimaryReturns is pitfall 28: a service that one node serves stays where
+// TestFailedPrimaryReturns: a service that one node serves stays where
 // it has gone to when its node had failed, unless it is told to return.
 func TestFailedPrimaryReturns(t *testing.T) {
 	for _, preempt := range []bool{false, true} {

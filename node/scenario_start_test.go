@@ -27,7 +27,7 @@ func (w *world) ends(t *testing.T) {
 	}
 }
 
-// TestStartAlone is pitfall 23: a node that reaches no seed serves after it has
+// TestStartAlone: a node that reaches no seed serves after it has
 // tried for a while, not before.
 func TestStartAlone(t *testing.T) {
 	w := starting(1, 1)
@@ -126,7 +126,7 @@ func TestStartAloneOnBothSidesOfASplit(t *testing.T) {
 	}
 }
 
-// TestOneEditedFile is pitfall 24: a node comes back with another spec, of a higher
+// TestOneEditedFile: a node comes back with another spec, of a higher
 // or lower revision. Those that serve go on, it stays out and says why.
 func TestOneEditedFile(t *testing.T) {
 	for name, revision := range map[string]int{"higher": 9, "lower": -1} {

@@ -81,7 +81,7 @@ func (w *world) phases() (list []Phase) {
 	return list
 }
 
-// TestTwoHeirs is pitfall 15: n0 and n3 die together; n1 has seen both deaths, n2
+// TestTwoHeirs: n0 and n3 die together; n1 has seen both deaths, n2
 // one, so each computes itself as heir of some of the same buckets.
 func TestTwoHeirs(t *testing.T) {
 	for name, late := range map[string]Time{"soon": 300 * ms, "too late for agreement": 2 * time.Second} {
@@ -115,7 +115,7 @@ func TestTwoHeirs(t *testing.T) {
 	}
 }
 
-// TestGrantInFlight is pitfall 16: n0 has released buckets for n1, the grant takes
+// TestGrantInFlight: n0 has released buckets for n1, the grant takes
 // a second, and the view changes, so that n2 would be their heir.
 func TestGrantInFlight(t *testing.T) {
 	scenario(t, 3, func(t *testing.T, w *world) {
@@ -158,7 +158,7 @@ func TestGrantInFlightAndTheHolderDies(t *testing.T) {
 	})
 }
 
-// TestDuplicateGrantAfterTheBucketWasGivenOn is pitfall 17. Its confirmation is
+// TestDuplicateGrantAfterTheBucketWasGivenOn: a grant comes twice. Its confirmation is
 // lost too, so that the holder still believes in the grant when the heir has given
 // the buckets on.
 func TestDuplicateGrantAfterTheBucketWasGivenOn(t *testing.T) {
@@ -195,7 +195,7 @@ func TestDuplicateGrantAfterTheBucketWasGivenOn(t *testing.T) {
 	})
 }
 
-// TestNobodysBucket is pitfall 18: the grant is lost, the heir no longer wants the
+// TestNobodysBucket: the grant is lost, the heir no longer wants the
 // buckets, and the first time it says so is lost too.
 func TestNobodysBucket(t *testing.T) {
 	scenario(t, 3, func(t *testing.T, w *world) {
@@ -223,7 +223,7 @@ func TestNobodysBucket(t *testing.T) {
 	})
 }
 
-// TestRefusedForEver is pitfall 19: weights that change every 2 s on 8 nodes. A
+// TestRefusedForEver: weights that change every 2 s on 8 nodes. A
 // node that is resumed among all that must get its share, and none may suffer.
 func TestRefusedForEver(t *testing.T) {
 	t.Parallel()
@@ -293,7 +293,7 @@ func TestRefusedForEverByDigestsThatNeverMeet(t *testing.T) {
 	})
 }
 
-// TestCommitFailsOrTakes221ms is pitfall 22, at the heir and at the holder.
+// TestCommitFailsOrTakes221ms, at the heir and at the holder.
 func TestCommitFailsOrTakes221ms(t *testing.T) {
 	for name, trouble := range map[string]func(*simNode){
 		"takes 221 ms": func(n *simNode) { n.slow = 221 * ms },

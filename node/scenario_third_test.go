@@ -35,7 +35,7 @@ var pairFaults = map[string]func(w *world){
 	},
 }
 
-// TestNewsPassesThroughAThird is pitfall 47: two nodes do not reach each other, one of
+// TestNewsPassesThroughAThird: two nodes do not reach each other, one of
 // them changes, a third dies. Invariants 1 and 6 hold while the fault lasts.
 func TestNewsPassesThroughAThird(t *testing.T) {
 	for name, fault := range pairFaults {

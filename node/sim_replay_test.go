@@ -133,7 +133,7 @@ func TestReplaysAmongMishaps(t *testing.T) {
 	})
 }
 
-// TestRecordedLeaveOfALivingNode is pitfall 56, and the sequence of N1: gossip says of a
+// TestRecordedLeaveOfALivingNode: gossip says of a
 // node that holds its lease and speaks that it has left.
 func TestRecordedLeaveOfALivingNode(t *testing.T) {
 	scenario(t, 3, func(t *testing.T, w *world) {
