@@ -62,10 +62,6 @@ const (
 	briefCurrent
 	briefGeneration
 	briefStanding
-
-	briefAlive   = 1 * briefStanding
-	briefDead    = 2 * briefStanding
-	briefRefused = 3 * briefStanding
 )
 
 var briefFlags = [...]struct {

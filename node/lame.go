@@ -39,6 +39,17 @@ func (l Lame) String() string {
 	return fmt.Sprintf("Lame(%d)", uint8(l))
 }
 
+// outcome says what becomes of the node's buckets.
+func (l Lame) outcome() string {
+	switch l {
+	case NoLease:
+		return "the others take its buckets"
+	case NoCommits:
+		return "it goes on with the buckets that it has, takes no others, and cannot give any away"
+	}
+	return "the others relieve it where they can"
+}
+
 // cure says what to look at.
 func (l Lame) cure() string {
 	switch l {
@@ -90,7 +101,7 @@ func (c *Core) limp() {
 		c.lame, f.sound = Sound, 0
 	case long && c.lame != why:
 		if c.lame == Sound {
-			c.notice(true, "this node cannot serve: %s; the others are to take its buckets", why)
+			c.notice(true, "this node cannot serve: %s; %s", why, why.outcome())
 		}
 		c.lame, f.sound, c.replan = why, 0, true
 	case c.lame == Sound:
@@ -140,11 +151,11 @@ func (c *Core) cutOff() bool { return c.heralded.CutOff || c.lame != Sound }
 // lameProblems says which nodes cannot serve.
 func (c *Core) lameProblems(add, told func(string, ...any)) {
 	if c.lame != Sound {
-		told("this node cannot serve: %s; the others are to take its buckets; %s", c.lame, c.lame.cure())
+		told("this node cannot serve: %s; %s; %s", c.lame, c.lame.outcome(), c.lame.cure())
 	}
 	for p := range c.claimers() {
 		if p.said.Lame != Sound && p.member().CutOff {
-			add("%s cannot serve: %s; the others are to take its buckets; %s", p.Name, p.said.Lame, p.said.Lame.cure())
+			add("%s cannot serve: %s; %s; %s", p.Name, p.said.Lame, p.said.Lame.outcome(), p.said.Lame.cure())
 		}
 	}
 }

@@ -139,7 +139,7 @@ func (c *Core) unreadProblems(add func(string, ...any)) {
 	for p := range c.likePeers() {
 		waits := ""
 		if n := c.unclaimed(); n > 0 && !p.idle {
-			waits = fmt.Sprintf("; %d buckets that nobody has wait for it", n)
+			waits = fmt.Sprintf("; as far as this node knows %s have no owner, and wait for it", Count(n, "buckets"))
 		}
 		switch {
 		case p.said != nil && p.unread() && c.now >= p.unreadSince+c.cfg.Timing.Mourn:
