@@ -139,7 +139,21 @@ func (p *peer) member() Member {
 	if p.heard == nil || p.heard.Claims <= p.said.Version {
 		return p.said.member()
 	}
-	m := Member{Incarnation: p.Incarnation, Weight: p.heard.Weight, Phase: p.heard.Phase, CutOff: p.heard.CutOff, Lame: p.said.Lame}
+	m := p.memberNow()
+	m.Lame = p.said.Lame
+	return m
+}
+
+// memberNow is the peer as member has it, or, if it has said nothing by message, as its
+// beacons have it.
+func (p *peer) memberNow() Member {
+	switch {
+	case p.said != nil && (p.heard == nil || p.heard.Claims <= p.said.Version):
+		return p.said.member()
+	case p.heard == nil:
+		return Member{Incarnation: p.Incarnation}
+	}
+	m := Member{Incarnation: p.Incarnation, Weight: p.heard.Weight, Phase: p.heard.Phase, CutOff: p.heard.CutOff}
 	for service := range 64 {
 		if p.heard.Unfit>>service&1 != 0 {
 			m.Unfit = append(m.Unfit, service)

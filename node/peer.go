@@ -32,6 +32,7 @@ type peer struct {
 	acked, sent uint64     // versions of this node's statement
 	told        *Statement // what was sent last; nil: nothing
 	sentAt      Time
+	whole       bool // that was not a change of an older one
 	lost        bool // it has asked for the whole statement
 	owed        bool // what came from it is to be acknowledged
 	spokeAt     Time // when its last message came

@@ -109,7 +109,7 @@ func (c *Core) sendStatement(p *peer, from *Statement) {
 	if from == nil && !p.foreign {
 		d.Mourned = c.mournedFor(p)
 	}
-	p.sent, p.told, p.sentAt, p.lost = c.said.Version, c.said, c.now, false
+	p.sent, p.told, p.sentAt, p.whole, p.lost = c.said.Version, c.said, c.now, from == nil, false
 	if p.behind == 0 && p.acked < p.sent {
 		p.behind = c.now
 	}

@@ -105,8 +105,8 @@ func (c *Core) receiveAck(p *peer, a *Ack) {
 		return
 	}
 	c.acknowledged(p, a.Version)
-	if p.behind > 0 {
-		p.behind = c.now // it has answered
+	if p.behind > 0 && !p.whole {
+		p.behind = c.now // it has answered what it could not use; a whole statement it could
 	}
 	p.lost = p.lost || a.Lost && a.Version < c.said.Version
 }

@@ -125,6 +125,49 @@ func TestOfTwoOneGoesOn(t *testing.T) {
 	})
 }
 
+// TestADrainedNodeStopsNobody is invariant 6: messages do not pass between n0, which is drained
+// and has nothing, and n1, the only other one that is left, or that starts. The name must not
+// decide: n1 gave up its buckets for n0, which took none, and neither served.
+func TestADrainedNodeStopsNobody(t *testing.T) {
+	for name, lost := range map[string]func(from, to *simNode) bool{
+		"out":        func(from, _ *simNode) bool { return from.index == 0 },
+		"in":         func(_, to *simNode) bool { return to.index == 0 },
+		"in and out": func(from, to *simNode) bool { return from.index == 0 || to.index == 0 },
+	} {
+		for _, story := range []struct {
+			name  string
+			nodes int
+			do    func(w *world)
+		}{
+			{"the third dies", 3, func(w *world) { w.stop(w.nodes[2], false) }},
+			{"the other restarts", 2, func(w *world) {
+				w.stop(w.nodes[1], false)
+				w.run(3 * time.Second)
+				w.start(w.nodes[1])
+				w.run(7 * time.Second)
+			}},
+		} {
+			t.Run(story.name+", "+name, func(t *testing.T) {
+				scenario(t, story.nodes, func(t *testing.T, w *world) {
+					w.wish(w.nodes[1], Wish{Node: "n0", Want: WantDrain})
+					w.run(3 * time.Second)
+					w.gapLimit = 0
+					w.losingMessages(lost)
+					w.run(time.Second)
+					story.do(w)
+					w.run(5 * time.Second)
+					if w.unowned() > 0 {
+						t.Errorf("%s: n1 says %q", w.standings(), w.nodes[1].core.Snapshot().Problems)
+					}
+					w.drops = nil
+					w.wish(w.nodes[1], Wish{Node: "n0", Want: WantResume})
+					w.run(6 * time.Second)
+				})
+			})
+		}
+	}
+}
+
 // TestUnreadableJoinerStaysOut: it says so, and stops nobody. Before, it served after 5 s,
 // though nobody had acknowledged a word of it, and no orphan was ever taken.
 func TestUnreadableJoinerStaysOut(t *testing.T) {

@@ -108,9 +108,10 @@ func (p *peer) stuckSince() Time {
 	return min(p.unreadSince, p.behind)
 }
 
-// stuckBeside returns the only other node that serves, if messages do not pass between
-// the two for long, and buckets have no owner for that; nil: it is not so. Neither can
-// know whose fault it is, and one of them can serve everything: that with the lower name.
+// stuckBeside returns the node for which this one gives up, if messages do not pass between
+// the two for long, and buckets have no owner for that; nil: it does not. Neither can know
+// whose fault it is, and one of them can serve everything: the one that may be given more
+// (see suits), of equals that with the lower name. If a third serves, it gives up for nobody.
 func (c *Core) stuckBeside() *peer {
 	var other *peer
 	for p := range c.likePeers() {
@@ -122,13 +123,50 @@ func (c *Core) stuckBeside() *peer {
 		}
 		other = p
 	}
-	if other == nil || other.Name > c.cfg.Name || other.heard == nil || other.heard.hearsay || other.said != nil && other.member().CutOff {
-		return nil
+	if other == nil {
+		return c.inTheWayOf()
 	}
-	if since := other.stuckSince(); since == 0 || c.now < since+c.cfg.Timing.Words || c.unclaimed() == 0 {
+	theirs, mine := suits(other.memberNow()), suits(c.self())
+	if theirs == 0 || theirs < mine || theirs == mine && other.Name > c.cfg.Name || !c.stuckWith(other) {
 		return nil
 	}
 	return other
+}
+
+// inTheWayOf returns a node that joins and waits for an answer of this one, which has
+// nothing, may be given nothing, and is the only one that serves; nil: there is none.
+func (c *Core) inTheWayOf() *peer {
+	if suits(c.self()) > 0 || !c.idle() {
+		return nil
+	}
+	for p := range c.likePeers() {
+		if p.phaseNow() == Joining && c.stuckWith(p) {
+			return p
+		}
+	}
+	return nil
+}
+
+// stuckWith reports whether messages have not passed between this node and the peer for long,
+// though its beacons come, and buckets have no owner.
+func (c *Core) stuckWith(p *peer) bool {
+	since := p.stuckSince()
+	return p.heard != nil && !p.heard.hearsay && since > 0 && c.now >= since+c.cfg.Timing.Words && c.unclaimed() > 0
+}
+
+// suits is what may be given to a node that goes on alone, as a number to compare two by; 0:
+// nothing. All that it counts beacons tell, so both nodes count alike.
+func suits(m Member) int {
+	if m.CutOff || m.eligible() == rankNever {
+		return 0
+	}
+	fit := 64
+	for _, service := range m.Unfit {
+		if service < 64 {
+			fit--
+		}
+	}
+	return 1 + 65*int(m.eligible()) + fit
 }
 
 // lookAtMessages is what to do where beacons pass and messages do not.
