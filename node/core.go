@@ -175,6 +175,7 @@ func (c *Core) Deadline() Time {
 			soon(c.answersBy(p))
 		} else if since := p.stuckSince(); since > 0 {
 			soon(since + t.Words)
+			soon(since + 2*t.Words)
 		}
 		if p.heard != nil && p.heard.joiningSince > 0 {
 			soon(p.heard.joiningSince + c.cfg.Silence)

@@ -125,6 +125,31 @@ func TestOfTwoOneGoesOn(t *testing.T) {
 	})
 }
 
+// TestOfTwoHalvesOneGoesOn is invariant 6: messages pass within two halves and not between
+// them, so that no node is alone with it. When a bucket waits for that, those give up whose
+// messages do not pass to the first.
+func TestOfTwoHalvesOneGoesOn(t *testing.T) {
+	for _, first := range []int{2, 3} { // the nodes of the first half; one of the other dies
+		scenario(t, 5, func(t *testing.T, w *world) {
+			w.gapLimit = 0
+			w.losingMessages(func(from, to *simNode) bool { return (from.index < first) != (to.index < first) })
+			w.run(time.Second)
+			w.stop(w.nodes[4], false)
+			w.run(14 * time.Second)
+			if w.unowned() > 0 || w.nodes[0].core.phase != Active {
+				t.Errorf("%d and %d nodes: %s, %d buckets have no owner", first, 4-first, w.standings(), w.unowned())
+			}
+			w.drops = nil
+			w.run(6 * time.Second)
+			for _, n := range w.up() {
+				if n.owns() == 0 {
+					t.Errorf("messages pass again: %s", w.standings())
+				}
+			}
+		})
+	}
+}
+
 // TestADrainedNodeStopsNobody is invariant 6: messages do not pass between n0, which is drained
 // and has nothing, and n1, the only other one that is left, or that starts. The name must not
 // decide: n1 gave up its buckets for n0, which took none, and neither served.

@@ -109,28 +109,35 @@ func (p *peer) stuckSince() Time {
 }
 
 // stuckBeside returns the node for which this one gives up, if messages do not pass between
-// the two for long, and buckets have no owner for that; nil: it does not. Neither can know
-// whose fault it is, and one of them can serve everything: the one that may be given more
-// (see suits), of equals that with the lower name. If a third serves, it gives up for nobody.
+// the two for long, and buckets have no owner for that; nil: it does not. Whose fault it is
+// nobody can know, and who can agree can serve everything: so all give up for the node
+// that may be given most (see suits), of equals for that with the lowest name, if they cannot
+// agree with it. Of more than two a node that is alone with its trouble finds that out by
+// itself, and sooner (see Unheeded). Where no messages pass at all everybody goes on.
 func (c *Core) stuckBeside() *peer {
-	var other *peer
+	var first *peer
+	others, agree, most := 0, 0, suits(c.self())
 	for p := range c.likePeers() {
 		if !p.phaseNow().Serving() {
 			continue
 		}
-		if other != nil {
-			return nil
+		if others++; p.stuckSince() == 0 {
+			agree++
 		}
-		other = p
+		n := suits(p.memberNow())
+		if n > most || n == most && p.Name < c.cfg.Name && first == nil && n > 0 {
+			first, most = p, n
+		}
 	}
-	if other == nil {
+	switch wait := c.cfg.Timing.Words; {
+	case others == 0:
 		return c.inTheWayOf()
-	}
-	theirs, mine := suits(other.memberNow()), suits(c.self())
-	if theirs == 0 || theirs < mine || theirs == mine && other.Name > c.cfg.Name || !c.stuckWith(other) {
+	case first == nil || others > 1 && agree == 0:
 		return nil
+	case c.stuckWith(first, wait*Time(min(others, 2))):
+		return first
 	}
-	return other
+	return nil
 }
 
 // inTheWayOf returns a node that joins and waits for an answer of this one, which has
@@ -140,18 +147,18 @@ func (c *Core) inTheWayOf() *peer {
 		return nil
 	}
 	for p := range c.likePeers() {
-		if p.phaseNow() == Joining && c.stuckWith(p) {
+		if p.phaseNow() == Joining && c.stuckWith(p, c.cfg.Timing.Words) {
 			return p
 		}
 	}
 	return nil
 }
 
-// stuckWith reports whether messages have not passed between this node and the peer for long,
-// though its beacons come, and buckets have no owner.
-func (c *Core) stuckWith(p *peer) bool {
+// stuckWith reports whether messages have not passed between this node and the peer for so
+// long, though its beacons come, and buckets have no owner.
+func (c *Core) stuckWith(p *peer, wait Time) bool {
 	since := p.stuckSince()
-	return p.heard != nil && !p.heard.hearsay && since > 0 && c.now >= since+c.cfg.Timing.Words && c.unclaimed() > 0
+	return p.heard != nil && !p.heard.hearsay && since > 0 && c.now >= since+wait && c.unclaimed() > 0
 }
 
 // suits is what may be given to a node that goes on alone, as a number to compare two by; 0:
