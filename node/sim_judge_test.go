@@ -126,8 +126,8 @@ func (w *world) maySplit(a, b *simNode) bool {
 		a, b = b, a
 	}
 	within := w.healWithin
-	if !w.hears(a, b) || !w.hears(b, a) { // who is not heard must have time to lose its lease
-		within += w.timing.D
+	if !w.hears(a, b) || !w.hears(b, a) || w.idle(a) || w.idle(b) {
+		within += w.timing.D // who is not heard, or does not read, must have time to lose its lease
 	}
 	since := w.splitAt[[2]int{a.index, b.index}]
 	return since > 0 && w.now <= since+within || w.split(a, b)
