@@ -284,7 +284,7 @@ func (h *Herald) Beacon(now Time, b *Beacon) (marked, ok bool) {
 		b.Phase = Joining // the core will say so too
 	}
 	switch {
-	case !b.Phase.Serving():
+	case !b.Phase.Serving(), b.Phase == Drained:
 		h.servingAt = 0
 	case h.servingAt == 0:
 		h.servingAt = now

@@ -48,7 +48,7 @@ func (c *Core) enter(p Phase) {
 	}
 	if !p.Serving() {
 		c.servingSince = 0
-	} else if !c.phase.Serving() {
+	} else if !c.phase.Serving() || c.phase == Drained { // see Liveness.mayTake
 		c.servingSince = c.now
 	}
 	c.phase = p

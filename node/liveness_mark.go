@@ -60,7 +60,9 @@ import "slices"
 // silent. One that neither serves nor hears this node is not asked, or a deaf
 // newcomer could stop all the others. For its part it must have said for D that it
 // serves before it takes over anything from the dead: whoever hears it has then
-// asked it, and lapsed.
+// asked it, and lapsed. A drained node takes nothing over either, so it counts as one that
+// does not serve, as long as its own beacons say so and are not older than A: when it is
+// resumed, it must have said so for D as well.
 
 // proveDirectly takes a neighbour's own word on this node.
 func (l *Liveness) proveDirectly(n *neighbour, seq Seq, mine PeerAck) {
@@ -107,7 +109,7 @@ func (n *neighbour) told(seq Seq) Seq {
 // who are more stay, and of equals the one with the lower name.
 func (l *Liveness) yieldsTo(n *neighbour) bool {
 	switch {
-	case !n.serving || n.standing == Refused:
+	case !l.mayTake(n) || n.standing == Refused:
 		return false
 	case n.me&AckRefused != 0:
 		return true
@@ -144,7 +146,7 @@ func (l *Liveness) asked(n *neighbour, att, within Time) bool {
 	if l.now-silent-n.proven.Time() > 3*l.detect.Interval || l.behind() {
 		within = l.detect.D
 	}
-	return (n.serving || n.me&AckHeard != 0) && silent < within
+	return (l.mayTake(n) || n.me&AckHeard != 0) && silent < within
 }
 
 // deniedBy reports whether the neighbour speaks, and has the say that this node
@@ -171,7 +173,7 @@ func (l *Liveness) MarkUntil(now Time) Time { return l.proofUntil(now, l.detect.
 func (l *Liveness) MayArm(now Time) bool {
 	att := l.wake(now)
 	return l.proofUntil(now, l.detect.D) > l.now && !slices.ContainsFunc(l.neighbours, func(n *neighbour) bool {
-		return n.serving && n.me&AckDead != 0 && att-n.heardAt < l.detect.D
+		return l.mayTake(n) && n.me&AckDead != 0 && att-n.heardAt < l.detect.D
 	})
 }
 
@@ -270,7 +272,7 @@ func (l *Liveness) AppendAcks(buf []PeerAck, now Time) []PeerAck {
 // doubt marks those who are held dead by somebody who serves and speaks.
 func (l *Liveness) doubt(acks []PeerAck, att Time) {
 	for _, n := range l.neighbours {
-		if !n.serving || n.standing == Refused || att-n.heardAt >= l.detect.D {
+		if !l.mayTake(n) || n.standing == Refused || att-n.heardAt >= l.detect.D {
 			continue
 		}
 		for _, key := range n.holdsDead {

@@ -45,6 +45,12 @@ func (l *Liveness) serves(n *neighbour, serving bool, att Time) {
 	n.serving = serving
 }
 
+// mayTake reports whether the neighbour may take over from those that it holds dead. One that
+// is drained does not; it must have said for D that it is not, before it does.
+func (l *Liveness) mayTake(n *neighbour) bool {
+	return n.serving && !(n.phase == Drained && l.now-l.slept-n.heardAt < l.detect.A)
+}
+
 // mayHaveLostTo returns a neighbour to which this node may have lost its buckets if it has no
 // lease: it has served for as long as it must before it takes over, and has had no sign
 // of this node in all that time. One that was started anew may never have heard of this
@@ -52,7 +58,7 @@ func (l *Liveness) serves(n *neighbour, serving bool, att Time) {
 func (l *Liveness) mayHaveLostTo(now Time) *neighbour {
 	att := l.wake(now)
 	for _, n := range l.neighbours {
-		if n.serving && n.standing == Alive && att-n.seenAt < l.detect.D &&
+		if l.mayTake(n) && n.standing == Alive && att-n.seenAt < l.detect.D &&
 			att-n.servesAt >= l.detect.D-l.detect.Interval && n.proven.Time() < n.servesFrom {
 			return n
 		}

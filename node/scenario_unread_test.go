@@ -125,6 +125,31 @@ func TestOfTwoOneGoesOn(t *testing.T) {
 	})
 }
 
+// TestADeafDrainedNodeStopsNobody is invariant 6: n1 is drained and hears no beacons any more, so
+// it holds all others dead. It takes nothing over, so they go on, and do not yield to it. When
+// it is resumed they do, before it takes what they have (invariant 1).
+func TestADeafDrainedNodeStopsNobody(t *testing.T) {
+	scenario(t, 3, func(t *testing.T, w *world) {
+		w.wish(w.nodes[0], Wish{Node: "n1", Want: WantDrain})
+		w.run(3 * time.Second)
+		w.gapLimit = 0
+		w.watch()
+		end := w.deafenLinks(w.linksOf(w.nodes[1], false, true))
+		w.run(500 * ms) // who was heard a moment ago is waited for
+		for range 40 {
+			if w.run(100 * ms); w.unowned() > 0 {
+				t.Fatalf("n1 is deaf: %s", w.standings())
+			}
+		}
+		w.wish(w.nodes[1], Wish{Node: "n1", Want: WantResume})
+		w.run(3 * time.Second)
+		if w.unowned() > 0 {
+			t.Errorf("n1 is resumed: %s", w.standings())
+		}
+		end()
+	})
+}
+
 // TestOfTwoHalvesOneGoesOn is invariant 6: messages pass within two halves and not between
 // them, so that no node is alone with it. When a bucket waits for that, those give up whose
 // messages do not pass to the first.

@@ -98,7 +98,7 @@ func (w *world) split(a, b *simNode) bool {
 		return false
 	}
 	return !slices.ContainsFunc(w.nodes, func(c *simNode) bool {
-		return c != a && c != b && !w.idle(c) && (w.hears(c, a) && w.hears(b, c) || w.hears(c, b) && w.hears(a, c))
+		return c != a && c != b && !w.idle(c) && (w.hears(c, a) && w.hears(b, c) && b.believes(c) || w.hears(c, b) && w.hears(a, c) && a.believes(c))
 	})
 }
 
