@@ -12,7 +12,7 @@ import (
 // commit brings the kernel to what is wanted, one transaction at a time.
 func (c *Core) commit() {
 	c.tendLists()
-	if c.open != nil || c.commitAfter > 0 {
+	if c.open != nil || c.commitAfter > 0 && !c.holdsLost() {
 		return
 	}
 	adopt := c.want.Clone()
@@ -56,6 +56,19 @@ func (c *Core) commit() {
 	c.lists.fill(&commit, c.openSlots, listings)
 	c.open = &commit
 	c.out = append(c.out, commit)
+}
+
+// holdsLost reports whether the kernel accepts what this node has lost to another that serves
+// it. A kernel that has just refused a commit is asked to let go of that at once, for as
+// long as it does not two nodes answer: if it refuses again, this node gives up its lease.
+func (c *Core) holdsLost() bool {
+	if c.commitFailed == nil || !c.phase.Serving() {
+		return false
+	}
+	lost := c.kernel.Clone()
+	lost.RemoveAll(c.want)
+	lost.RetainAll(c.claimed())
+	return !lost.Empty()
 }
 
 // committed takes the kernel's word on the open commit. A refused one has

@@ -61,3 +61,28 @@ func TestAChain(t *testing.T) {
 		}
 	}
 }
+
+// TestHealWithAKernelThatHasRefusedForLong is invariant 1 where a kernel refuses since before
+// the split has healed, so that the node tries it again once a second only. What the other
+// half serves it must let go of at once, or lose its lease.
+func TestHealWithAKernelThatHasRefusedForLong(t *testing.T) {
+	for _, victim := range []int{1, 3} {
+		scenario(t, 4, func(t *testing.T, w *world) {
+			w.gapLimit = 0
+			w.watch()
+			w.nodes[victim].refuses = true
+			w.partition(1, 3)
+			for _, i := range []int{0, 2} {
+				w.run(2 * time.Second)
+				w.stop(w.nodes[i], false)
+				w.run(2 * time.Second)
+				w.start(w.nodes[i])
+			}
+			w.run(5*time.Second + 300*ms)
+			w.heal()
+			w.run(5 * time.Second)
+			w.nodes[victim].refuses = false
+			w.run(5 * time.Second)
+		})
+	}
+}
