@@ -189,6 +189,7 @@ type Heed struct {
 // Hear takes a beacon whose signature is good. It keeps nothing of it.
 func (h *Herald) Hear(now Time, medium Medium, b *Beacon) Heed {
 	now = h.at(now)
+	h.live.serving = h.word.Phase.Serving() && h.word.Epoch == h.epoch
 	hearing := h.live.Hear(now, medium, b)
 	heed := Heed{Kind: hearing.Kind}
 	if hearing.Believed {

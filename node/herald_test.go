@@ -12,11 +12,11 @@ func TestLastWordsOfADeafNode(t *testing.T) {
 	a := NewHerald(Incarnation{"a", 1}, detect, simTick)
 	b := NewHerald(Incarnation{"b", 2}, detect, simTick)
 	var fromA, fromB Beacon
-	now := Time(time.Second)
+	now, phase := Time(time.Second), Joining // they meet before they serve
 	exchange := func() (aSpoke bool) {
 		now += detect.Interval
 		for _, h := range []*Herald{a, b} {
-			h.Say(now, Bulletin{Phase: Active, Weight: 10, Lease: true})
+			h.Say(now, Bulletin{Phase: phase, Weight: 10, Lease: true})
 			h.Attend(now, true)
 		}
 		if _, aSpoke = a.Beacon(now, &fromA); aSpoke {
@@ -30,6 +30,10 @@ func TestLastWordsOfADeafNode(t *testing.T) {
 		}
 		return aSpoke
 	}
+	for range 5 {
+		exchange()
+	}
+	phase = Active
 	for range 100 {
 		exchange()
 	}

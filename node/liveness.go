@@ -175,6 +175,7 @@ type Liveness struct {
 	heardAll   Time
 	attends    bool
 	spokeAt    Time         // when this node last spoke, see Speak; noTime: it has not, or need not
+	serving    bool         // this node serves
 	neighbours []*neighbour // in rising order of their keys
 	changes    []StandingChange
 

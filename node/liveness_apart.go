@@ -27,3 +27,17 @@ func (l *Liveness) apart(now Time) []*neighbour {
 	}
 	return far
 }
+
+// meet gives its standing to a neighbour of which the first sign of life has come. Who serves
+// and does not hold this node alive, which serves as well, has begun to serve while the two
+// were split: nobody begins to serve before those who do have heard it. It may never have
+// been held dead here, as when it was started anew in the other half, or after a split of
+// so long that it was forgotten. Each holds the other dead then, as after any other split,
+// and so one of them yields at once (yieldsTo), whether messages pass between them or not.
+func (l *Liveness) meet(n *neighbour, apart bool) {
+	if apart && l.serving {
+		l.turn(n, Dead)
+		return
+	}
+	l.turn(n, Alive)
+}

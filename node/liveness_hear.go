@@ -96,7 +96,7 @@ func (l *Liveness) Hear(now Time, medium Medium, b *Beacon) Hearing {
 	}
 	fresh := mine.Seq > 0 && l.now-mine.Seq.Time() < l.detect.D
 	n.met = n.met || mine.Seq > 0
-	kind := l.judge(n, fresh)
+	kind := l.judge(n, fresh, b.Phase.Serving() && mine.Flags&AckAlive == 0)
 	if kind == HeardChallenge {
 		return Hearing{Kind: kind}
 	}
@@ -111,8 +111,9 @@ func (l *Liveness) Hear(now Time, medium Medium, b *Beacon) Hearing {
 	return Hearing{Kind: kind, Believed: n.standing != Refused, Yield: l.yieldsTo(n), Doubted: l.doubtedBy(n, att)}
 }
 
-// judge says what new words of a neighbour mean, and gives it its standing.
-func (l *Liveness) judge(n *neighbour, fresh bool) HearingKind {
+// judge says what new words of a neighbour mean, and gives it its standing. Apart: it serves,
+// and does not hold this node alive.
+func (l *Liveness) judge(n *neighbour, fresh, apart bool) HearingKind {
 	switch {
 	case n.standing == Refused && (n.Name == l.self.Name || l.holder(n.Name).alive()):
 		return l.rival(n, fresh)
@@ -125,12 +126,12 @@ func (l *Liveness) judge(n *neighbour, fresh bool) HearingKind {
 			l.drop(holder.Incarnation)
 		}
 		n.standing, n.clone = Unheard, false
-		l.turn(n, Alive)
+		l.meet(n, apart)
 		if restarted {
 			return HeardRestarted
 		}
 	case n.standing == Unheard:
-		l.turn(n, Alive)
+		l.meet(n, apart)
 	}
 	if fresh {
 		return HeardFresh
@@ -250,7 +251,7 @@ func (l *Liveness) learn(n *neighbour, b *Beacon, mine PeerAck, att Time) {
 				l.succeeds(o)
 			}
 			if n.standing != Refused && o.standing != Refused && o.standing != Gone && e.Flags&AckHeard != 0 {
-				l.hearsay(o, &e.PeerAck, att)
+				l.hearsay(o, n, &e.PeerAck, att)
 			}
 			l.proveThrough(n, o, &e.PeerAck)
 			o.words.spreads(&e.PeerAck)
@@ -261,12 +262,12 @@ func (l *Liveness) learn(n *neighbour, b *Beacon, mine PeerAck, att Time) {
 // hearsay takes what somebody has heard of a neighbour for a sign of its life: one
 // step only, since a beacon tells of what its sender has heard itself, and only
 // numbers that have grown, so that old news keeps nobody alive.
-func (l *Liveness) hearsay(o *neighbour, ack *PeerAck, att Time) {
+func (l *Liveness) hearsay(o, by *neighbour, ack *PeerAck, att Time) {
 	if ack.Seq <= o.seenSeq && o.standing != Dead {
 		return
 	}
 	if o.standing == Unheard {
-		l.turn(o, Alive)
+		l.meet(o, ack.Flags&AckServing != 0 && (ack.Flags&AckDead != 0 || by.standing == Dead))
 	}
 	if ack.Seq > o.heard {
 		l.serves(o, ack.Flags&AckServing != 0, att)
