@@ -29,8 +29,8 @@ STAGES := check unit race sim kernel e2e systemd
 # The packages whose tests need root and a kernel; all others are quick.
 KERNEL := ./nft/... ./node/link/... ./gossip/... ./e2e/lab/...
 # Seeds of the simulator for each of six kinds of trouble (four more get a share):
-# about 11,000 runs; the race detector makes it slow.
-SEEDS ?= 1500
+# about 3,500 runs; the race detector makes it slow.
+SEEDS ?= 350
 RACESEEDS ?= 20
 MUTANTSEEDS ?= 200
 
