@@ -19,7 +19,8 @@ const busyFor = time.Minute
 // With each processor claimed by two programs that never rest, three agents with the
 // default detection hold nobody dead, and none of them pauses. The agents are as
 // they are delivered: the race detector would make them ten times as heavy. No other
-// test runs beside this one.
+// test runs beside this one. Where the host of a virtual machine takes the processors
+// away, a node may pause each time, since nothing here can be on time then.
 func TestOnTimeOnABusyMachine(t *testing.T) {
 	binary, err := measured()
 	must(t, err)
@@ -33,14 +34,17 @@ func TestOnTimeOnABusyMachine(t *testing.T) {
 		before[i] = timelinessOf(t, n)
 	}
 
+	host := watchHost(t)
 	rest := hog(t, 2*runtime.NumCPU())
 	time.Sleep(busyFor)
 	rest()
+	away := host.end()
+	t.Logf("the host had the processors %d times for over %v", away, hostTook)
 
 	for i, n := range l.Nodes {
 		after := timelinessOf(t, n)
 		t.Logf("%s: beacons late by at most %.1f ms, %d pauses", n.Name, after.Beacons.LateMax, after.Pauses.Count-before[i].Pauses.Count)
-		if pauses := after.Pauses.Count - before[i].Pauses.Count; pauses > 0 {
+		if pauses := after.Pauses.Count - before[i].Pauses.Count; pauses > away {
 			t.Errorf("%s paused %d times, the longest for %v ms", n.Name, pauses, after.Pauses.Longest)
 		}
 		if strings.Contains(n.Log(), "is silent or dead") {
