@@ -39,6 +39,7 @@ func TestRollingRestarts(t *testing.T) {
 		return sum
 	}
 	lost := 0
+	host := watchHost(t)
 	for i := range *restarts {
 		node := l.Nodes[i%len(l.Nodes)]
 		others := without(l.Nodes, node)
@@ -56,8 +57,10 @@ func TestRollingRestarts(t *testing.T) {
 	clients.served(t)
 	r := clients.Browsers.Report(lab.Window{To: l.Now()})
 	t.Logf("%d restarts: of %d new connections %d failed; the others lost %d leases", *restarts, r.Begun, r.Failed+r.Reset+r.TimedOut, lost)
-	// A loaded machine alone may cost a lease now and then.
-	if limit := 1 + *restarts/10; lost > limit {
+	away := host.end()
+	t.Logf("the host had the processors %d times for over %v", away, hostTook)
+	// A loaded machine alone may cost a lease now and then, and its host one of each node.
+	if limit := 1 + *restarts/10 + int(away)*(len(l.Nodes)-1); lost > limit {
 		t.Errorf("%d leases were lost at the others, in %d restarts", lost, *restarts)
 	}
 	clients.quiet(t)
