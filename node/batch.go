@@ -24,8 +24,8 @@ func (c *Core) Step(now Time, events ...Event) []Effect {
 		moves = moves[:0]
 	}
 	for _, ev := range events {
-		switch sortOf(ev) {
-		case aMove:
+		switch classOf(ev) {
+		case aboutSlots:
 			moves = append(moves, ev)
 		case news:
 			c.take(ev)
@@ -43,21 +43,21 @@ func (c *Core) Step(now Time, events ...Event) []Effect {
 	return c.out
 }
 
-// sort says how an event may be handled together with others.
-type sort byte
+// class says how an event may be handled together with others.
+type class byte
 
 const (
 	// alone: it is rare, and what came before it must have had its effect.
-	alone sort = iota
+	alone class = iota
 	// news: something has changed at a peer, or about it.
 	news
-	// aMove: a peer asks for slots, gives them, or answers. It is judged by all that is
+	// aboutSlots: a peer asks for slots, gives them, or answers. It is judged by all that is
 	// known of the peers, so the news that came with it are taken first. The network
 	// could have brought the messages in that order as well.
-	aMove
+	aboutSlots
 )
 
-func sortOf(ev Event) sort {
+func classOf(ev Event) class {
 	switch ev := ev.(type) {
 	case Tick, PeerAlive, PeerDead, PeerStanding, PeerSpoke, Heralded, StrangersHeard, FlowsCounted:
 		return news
@@ -68,7 +68,7 @@ func sortOf(ev Event) sort {
 		case m.Wish != nil, m.Verdict != nil:
 			return alone
 		}
-		return aMove
+		return aboutSlots
 	}
 	return alone
 }

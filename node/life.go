@@ -36,7 +36,7 @@ func (c *Core) live() {
 		} else if c.heralded.Unheeded || c.heralded.Uninformed {
 			c.withdrawFromService(c.unheeded())
 		} else if p := c.stuckBeside(); p != nil {
-			c.withdrawFromService(fmt.Sprintf("messages do not pass between this node and %s, and %d buckets have no owner for that: %s", p.Name, c.unclaimed(), lookAtMessages))
+			c.withdrawFromService(fmt.Sprintf("messages do not pass between this node and %s, and for that nobody owns %s: %s", p.Name, Count(c.unclaimed(), "buckets"), lookAtMessages))
 		}
 	}
 }

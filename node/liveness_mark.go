@@ -209,27 +209,13 @@ func (d Detect) Urgent(now, tried, markUntil Time) bool {
 // Denied returns those who speak and have the say that this node must not serve,
 // by key. While there are any, the lease must not be armed.
 func (l *Liveness) Denied(now Time) []Incarnation {
-	att := l.wake(now)
-	var by []Incarnation
-	for _, n := range l.neighbours {
-		if l.deniedBy(n, att) {
-			by = append(by, n.Incarnation)
-		}
-	}
-	return by
+	return l.pick(now, l.deniedBy)
 }
 
 // Returning returns those, by key, who speak but are still held dead. While there
 // are any, this node should not begin to serve: it would only drive them out.
 func (l *Liveness) Returning(now Time) []Incarnation {
-	att := l.wake(now)
-	var by []Incarnation
-	for _, n := range l.neighbours {
-		if n.standing == Dead && att-n.seenAt < l.detect.D {
-			by = append(by, n.Incarnation)
-		}
-	}
-	return by
+	return l.pick(now, func(n *neighbour, att Time) bool { return n.standing == Dead && att-n.seenAt < l.detect.D })
 }
 
 // AppendAcks appends to buf what the next beacon says of each neighbour.

@@ -128,38 +128,34 @@ func (l *Liveness) appendUnicast(buf []Incarnation, now Time, all bool) []Incarn
 // not long ago, that this node is dead. They may have taken its buckets, and are
 // about to be heard again.
 func (l *Liveness) doubters(now Time) []Incarnation {
+	return l.pick(now, func(n *neighbour, att Time) bool {
+		return n.serving && n.me&AckDead != 0 && att-n.heardAt < l.detect.D+l.detect.Return
+	})
+}
+
+// pick returns the neighbours, by key, of which that is so at this moment of the node's
+// attention.
+func (l *Liveness) pick(now Time, is func(n *neighbour, att Time) bool) []Incarnation {
 	att := l.wake(now)
-	var by []Incarnation
+	var picked []Incarnation
 	for _, n := range l.neighbours {
-		if n.serving && n.me&AckDead != 0 && att-n.heardAt < l.detect.D+l.detect.Return {
-			by = append(by, n.Incarnation)
+		if is(n, att) {
+			picked = append(picked, n.Incarnation)
 		}
 	}
-	return by
+	return picked
 }
 
 // doubting returns those, by key, who speak and hear somebody serve who holds this node
 // dead.
 func (l *Liveness) doubting(now Time) []Incarnation {
-	att := l.wake(now)
-	var by []Incarnation
-	for _, n := range l.neighbours {
-		if l.doubtedBy(n, att) {
-			by = append(by, n.Incarnation)
-		}
-	}
-	return by
+	return l.pick(now, l.doubtedBy)
 }
 
 // hearOthers returns those, by key, who hear somebody serve whom this node does not
 // know at all.
 func (l *Liveness) hearOthers(now Time) []Incarnation {
-	att := l.wake(now)
-	var by []Incarnation
-	for _, n := range l.neighbours {
-		if n.hearsOthers && n.standing == Alive && att-n.heardAt < l.detect.D {
-			by = append(by, n.Incarnation)
-		}
-	}
-	return by
+	return l.pick(now, func(n *neighbour, att Time) bool {
+		return n.hearsOthers && n.standing == Alive && att-n.heardAt < l.detect.D
+	})
 }

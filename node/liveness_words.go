@@ -48,7 +48,7 @@ func (w *words) spreads(ack *PeerAck) {
 
 // wordsLast is for how long no message may pass before it counts: longer than a node is
 // busy at a start of all, and short enough for the others to take over within 5 s.
-func (d Detect) wordsLast() Time { return max(3*time.Second, 5*d.D) }
+func wordsLast(detection Time) Time { return max(3*time.Second, 5*detection) }
 
 // watchWords notes when messages between this node and the others passed last. It is for
 // nodes that serve beside two others that do and that hear it: of two nodes nobody knows
@@ -78,7 +78,7 @@ func (l *Liveness) watchWords(att Time) {
 func (l *Liveness) Unheeded(now Time) bool {
 	att := l.wake(now)
 	l.watchWords(att)
-	return att-l.heededAt >= l.detect.wordsLast() && slices.ContainsFunc(l.neighbours, func(n *neighbour) bool {
+	return att-l.heededAt >= wordsLast(l.detect.D) && slices.ContainsFunc(l.neighbours, func(n *neighbour) bool {
 		return n.words.spread && n.words.at >= l.heededAt-2*l.detect.D
 	})
 }
@@ -87,7 +87,7 @@ func (l *Liveness) Unheeded(now Time) bool {
 func (l *Liveness) Uninformed(now Time) bool {
 	att := l.wake(now)
 	l.watchWords(att)
-	return att-l.informedAt >= l.detect.wordsLast() && slices.ContainsFunc(l.neighbours, func(n *neighbour) bool {
+	return att-l.informedAt >= wordsLast(l.detect.D) && slices.ContainsFunc(l.neighbours, func(n *neighbour) bool {
 		return n.words.spread && n.words.at >= l.informedAt-2*l.detect.D && !n.words.current()
 	})
 }

@@ -80,7 +80,7 @@ func TestWhoseWordsPass(t *testing.T) {
 		for _, who := range c.changed {
 			r.version[who]++
 		}
-		got := r.run(simDetect.wordsLast()-simDetect.D, c.passes)["a"]
+		got := r.run(wordsLast(simDetect.D)-simDetect.D, c.passes)["a"]
 		if got.Unheeded || got.Uninformed {
 			t.Errorf("%s: at once: %+v", name, got)
 		}

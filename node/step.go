@@ -424,7 +424,7 @@ func DefaultTiming(detection Time) Timing {
 		Gather:    detection / 10,
 		Look:      second / 4,
 		Lame:      max(second, 2*detection),
-		Words:     max(3*second, 5*detection),
+		Words:     wordsLast(detection),
 		Mourn:     max(second, 2*detection),
 		Restart:   30 * second,
 		LeaveBy:   10 * second,

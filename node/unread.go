@@ -19,15 +19,7 @@ func (p *peer) unread() bool {
 }
 
 // phaseNow is the peer's phase, by beacon or by message, whichever is newer.
-func (p *peer) phaseNow() Phase {
-	switch {
-	case p.said != nil:
-		return p.member().Phase
-	case p.heard != nil:
-		return p.heard.Phase
-	}
-	return Joining
-}
+func (p *peer) phaseNow() Phase { return p.memberNow().Phase }
 
 // joins reports whether the peer's own beacons have said for D that it joins.
 func (c *Core) joins(p *peer) bool {
@@ -101,8 +93,7 @@ func (c *Core) answersBy(p *peer) Time { return max(p.aliveSince, c.startedAt) +
 // stuckSince is since when messages have not passed between this node and the peer, one
 // way or the other; 0: they pass.
 func (p *peer) stuckSince() Time {
-	switch {
-	case p.unreadSince == 0 || p.behind == 0:
+	if p.unreadSince == 0 || p.behind == 0 {
 		return max(p.unreadSince, p.behind)
 	}
 	return min(p.unreadSince, p.behind)
