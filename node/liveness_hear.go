@@ -231,7 +231,7 @@ func (l *Liveness) take(n *neighbour, b *Beacon, mine PeerAck) {
 func (l *Liveness) learn(n *neighbour, b *Beacon, mine PeerAck, att Time) {
 	l.proveDirectly(n, b.Seq, mine)
 	mine.Key = l.key
-	n.deafTowards(&mine, att)
+	l.deafTowards(n, &mine, att)
 	n.words.named(b, att)
 	n.hearsOthers = false
 	for i := range l.entries {
@@ -245,7 +245,7 @@ func (l *Liveness) learn(n *neighbour, b *Beacon, mine PeerAck, att Time) {
 		if o != n && n.standing != Refused && e.Flags&AckAlive != 0 {
 			o.vouchedAt, o.voucher = att, n.Incarnation
 		}
-		n.deafTowards(&e.PeerAck, att)
+		l.deafTowards(n, &e.PeerAck, att)
 		if o != n && e.Seq > 0 {
 			if n.standing != Refused && e.Flags&AckHeard != 0 {
 				l.succeeds(o)

@@ -102,12 +102,17 @@ type deafTo struct {
 	since Time
 }
 
-// deafTowards takes what a neighbour's beacon says of one whom it holds alive.
-func (n *neighbour) deafTowards(ack *PeerAck, att Time) {
+// deafTowards takes what a neighbour's beacon says of one whom it holds alive. It forgets
+// nodes that are gone when there is a new one: no beacon will name those any more.
+func (l *Liveness) deafTowards(n *neighbour, ack *PeerAck, att Time) {
 	i := slices.IndexFunc(n.deaf, func(d deafTo) bool { return d.key == ack.Key })
 	deaf := ack.Flags&(AckAlive|AckHeard) == AckAlive
 	switch {
 	case deaf && i < 0:
+		n.deaf = slices.DeleteFunc(n.deaf, func(d deafTo) bool {
+			_, known := l.search(d.key)
+			return !known && d.key != l.key
+		})
 		n.deaf = append(n.deaf, deafTo{ack.Key, att})
 	case !deaf && i >= 0:
 		n.deaf = slices.Delete(n.deaf, i, i+1)

@@ -107,3 +107,21 @@ func TestWhoseWordsPass(t *testing.T) {
 		t.Errorf("of two: %+v", got)
 	}
 }
+
+// TestDeafnessIsForgottenWithTheNode: of nodes that came and went nothing stays behind in what
+// is known of who does not hear whom.
+func TestDeafnessIsForgottenWithTheNode(t *testing.T) {
+	l := NewLiveness(Incarnation{"a", 1}, simDetect)
+	b := Incarnation{"b", 2}
+	l.Know(1e9, b)
+	for nonce := range uint64(100) {
+		c := Incarnation{"c", nonce + 1}
+		l.Know(1e9, c)
+		l.deafTowards(l.find(b), &PeerAck{Key: KeyOf(c), Flags: AckAlive}, 1e9)
+		if n := len(l.find(b).deaf); n != 1 {
+			t.Fatalf("after %d lives of c, b is deaf to %d nodes", nonce+1, n)
+		}
+		l.Forget(c, true)
+		l.drop(c)
+	}
+}
