@@ -255,20 +255,7 @@ func TestAllEntriesWholeFitIntoOneFrame(t *testing.T) {
 	}
 }
 
-func BenchmarkBeaconDecode2(b *testing.B) {
-	c := NewBeaconCodec("web", []BeaconKey{testKey(1)})
-	datagram, err := c.Append(nil, ofFormat2(fullBeacon(), 1))
-	if err != nil {
-		b.Fatal(err)
-	}
-	var into Beacon
-	b.ReportAllocs()
-	for b.Loop() {
-		if err := c.Decode(&into, datagram); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
+func BenchmarkBeaconDecode2(b *testing.B) { benchmarkDecode(b, ofFormat2(fullBeacon(), 1)) }
 
 // BenchmarkHear2 is BenchmarkHear in format 2, through the codec: 3150 of these a second come to
 // one of 64 nodes.

@@ -334,9 +334,11 @@ func BenchmarkBeaconAppend(b *testing.B) {
 	}
 }
 
-func BenchmarkBeaconDecode(b *testing.B) {
+func BenchmarkBeaconDecode(b *testing.B) { benchmarkDecode(b, fullBeacon()) }
+
+func benchmarkDecode(b *testing.B, beacon *Beacon) {
 	c := NewBeaconCodec("web", []BeaconKey{testKey(1)})
-	datagram, err := c.Append(nil, fullBeacon())
+	datagram, err := c.Append(nil, beacon)
 	if err != nil {
 		b.Fatal(err)
 	}
