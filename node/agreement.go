@@ -70,7 +70,7 @@ func (c *Core) agrees(p *peer) bool {
 // nothing.
 func (c *Core) agreed() bool {
 	for p := range c.likePeers() {
-		if !p.idle && !c.agrees(p) {
+		if !p.idle && !p.empty() && !c.agrees(p) {
 			return false
 		}
 	}
@@ -83,7 +83,7 @@ func (c *Core) agreed() bool {
 // peer's.
 func (c *Core) outdated() *peer {
 	for p := range c.likePeers() {
-		if p.heard != nil && !p.idle && (p.said == nil || p.unread() || p.heard.hearsay && !c.agrees(p)) {
+		if p.heard != nil && !p.idle && !p.empty() && (p.said == nil || p.unread() || p.heard.hearsay && !c.agrees(p)) {
 			return p
 		}
 	}

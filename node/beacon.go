@@ -136,6 +136,8 @@ type Beacon struct {
 	WireProof bool
 	// CutOff: the node has no wire-proof, though others have, and wants to be relieved.
 	CutOff bool
+	// Empty: the node has no bucket and no flow, and takes none. Format 1 cannot say it.
+	Empty bool
 	// Peers is what the node says of its peers, in rising order of their keys.
 	Peers []PeerAck
 	// Brief is the same of other peers, in rising order of their keys; from format 2 on.

@@ -27,6 +27,7 @@ func ofFormat2(b *Beacon, whole int) *Beacon {
 
 func drawBeacon2(t *rapid.T) *Beacon {
 	b := ofFormat2(drawBeacon(t), 0)
+	b.Empty = rapid.Bool().Draw(t, "empty")
 	b.Generation = rapid.Uint64().Draw(t, "generation")
 	b.Unit = uint8(rapid.IntRange(0, maxUnit).Draw(t, "unit"))
 	flags := func() AckFlags {

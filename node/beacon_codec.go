@@ -44,6 +44,7 @@ const (
 	beaconWireProof = 1
 	beaconCutOff    = 2
 	beaconServes    = 4 // of other formats than 1, which says it by the phase
+	beaconEmpty     = 8 // from format 2 on
 
 	// An age is in microseconds: 24 bits hold 16 seconds.
 	noAge = 1<<24 - 1
@@ -165,7 +166,7 @@ func (c *BeaconCodec) verify(datagram []byte) bool {
 func (b *Beacon) decodeHead(body []byte) {
 	be := binary.BigEndian
 	b.Format, b.Lowest, b.Highest, b.Unit, b.Generation = body[4], max(body[5], BeaconMin), body[6], 0, 0
-	b.WireProof, b.CutOff = body[7]&beaconWireProof != 0, body[7]&beaconCutOff != 0
+	b.WireProof, b.CutOff, b.Empty = body[7]&beaconWireProof != 0, body[7]&beaconCutOff != 0, body[7]&beaconEmpty != 0
 	b.Nonce = be.Uint64(body[16:])
 	b.Seq = Seq(be.Uint64(body[24:]))
 	b.Peers, b.Brief = b.Peers[:0], b.Brief[:0]

@@ -9,7 +9,8 @@ import (
 // The layout of a beacon of format 2. It is a third of format 1 where there are many nodes,
 // and has room for what comes later. The head and the signature are those of all formats.
 //
-//	7   1  bit 2: it serves, or may (all phases but joining); unknown bits mean nothing
+//	7   1  bit 2: it serves, or may (all phases but joining); bit 3: it has nothing, and takes
+//	       nothing; unknown bits mean nothing
 //	32  8  digest of the view
 //	40  8  version of the claims
 //	48  8  generation; 0: there is one only
@@ -111,6 +112,9 @@ func (c *BeaconCodec) append2(buf []byte, b *Beacon) []byte {
 	var flags byte
 	if b.Phase != Joining {
 		flags |= beaconServes
+	}
+	if b.Empty {
+		flags |= beaconEmpty
 	}
 	unfit := (bits.Len64(b.Unfit) + 7) / 8
 	buf = c.appendHead(buf, b, 2, flags)

@@ -243,7 +243,7 @@ func (c *Core) hearsAnybody() bool {
 // Bulletin is what beacons are to say of this node.
 func (c *Core) Bulletin() Bulletin {
 	b := Bulletin{
-		Phase: c.phase, Weight: c.weight, CutOff: c.cutOff(), Lease: true, Epoch: c.epoch, Mute: !c.wire.OK,
+		Phase: c.phase, Weight: c.weight, CutOff: c.cutOff(), Empty: c.phase == Drained && c.idle() && len(c.requests) == 0, Lease: true, Epoch: c.epoch, Mute: !c.wire.OK,
 	}
 	for service, unfit := range c.unfit {
 		if unfit && service < 64 {

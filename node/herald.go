@@ -8,6 +8,8 @@ type Bulletin struct {
 	View   uint64 // digest
 	Claims uint64 // version of the statement that says all this
 	CutOff bool
+	// Empty: see Beacon.
+	Empty bool
 	// Lease: the kernel shall accept packets, and what it accepts is what the core
 	// knows of.
 	Lease bool
@@ -188,7 +190,7 @@ func (h *Herald) Hear(now Time, medium Medium, b *Beacon) Heed {
 	heed := Heed{Kind: hearing.Kind}
 	if hearing.Believed {
 		said := Bulletin{
-			Phase: b.Phase, Weight: b.Weight, Unfit: b.Unfit, View: b.View, Claims: b.Claims, CutOff: b.CutOff,
+			Phase: b.Phase, Weight: b.Weight, Unfit: b.Unfit, View: b.View, Claims: b.Claims, CutOff: b.CutOff, Empty: b.Empty && b.Format > 1,
 		}
 		if old, ok := h.told[b.Incarnation]; !ok || old != said {
 			h.told[b.Incarnation] = said
@@ -268,7 +270,7 @@ func (h *Herald) Beacon(now Time, b *Beacon) (marked, ok bool) {
 		Incarnation: h.self, Format: h.format.choose(now, max(formatPatience, 2*h.detect.D), h.live.allRead(h.reads)),
 		Lowest: BeaconMin, Highest: h.reads,
 		Seq: SeqAt(now), Phase: h.word.Phase, Weight: h.word.Weight, Unfit: h.word.Unfit,
-		View: h.word.View, Claims: h.word.Claims, CutOff: h.word.CutOff, WireProof: proof,
+		View: h.word.View, Claims: h.word.Claims, CutOff: h.word.CutOff, Empty: h.word.Empty, WireProof: proof,
 		Peers: h.live.AppendAcks(b.Peers[:0], now), Brief: b.Brief[:0],
 	}
 	if b.Format > 1 {

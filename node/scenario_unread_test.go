@@ -150,6 +150,27 @@ func TestADeafDrainedNodeStopsNobody(t *testing.T) {
 	})
 }
 
+// TestADeafDrainedNodeStopsNoTakeover is invariant 6: n1 is drained and hears nobody but n0, which
+// dies. It holds n2 dead then, and answers it no more. It has nothing and takes nothing, as
+// its beacons say, so n2 waits for no word of it.
+func TestADeafDrainedNodeStopsNoTakeover(t *testing.T) {
+	scenario(t, 3, func(t *testing.T, w *world) {
+		w.wish(w.nodes[0], Wish{Node: "n1", Want: WantDrain})
+		w.run(10 * time.Second) // longer than a start speaks format 1, which cannot say it
+		w.gapLimit = 0
+		w.watch()
+		w.wireCut[[2]int{2, 1}], w.unicastCut[[2]int{2, 1}] = true, true
+		w.run(2 * time.Second)
+		w.stop(w.nodes[0], false)
+		w.run(3 * time.Second)
+		if n := w.unowned(); n > 0 {
+			t.Errorf("%d buckets have no owner: %s", n, w.standings())
+		}
+		delete(w.wireCut, [2]int{2, 1})
+		delete(w.unicastCut, [2]int{2, 1})
+	})
+}
+
 // TestOfTwoHalvesOneGoesOn is invariant 6: messages pass within two halves and not between
 // them, so that no node is alone with it. When a bucket waits for that, those give up whose
 // messages do not pass to the first.

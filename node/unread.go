@@ -28,6 +28,16 @@ func (c *Core) joins(p *peer) bool {
 		h.joiningSince > 0 && c.now >= h.joiningSince+c.cfg.Silence
 }
 
+// empty reports whether the peer's own last beacon says that it has nothing, and takes
+// nothing. Nobody needs its word then on what nobody has: it is drained, and must have said
+// for D that it is not, before it takes that (see mayTake). By then the others have heard it, or
+// hold it dead. A drained node that has become deaf holds all others dead, and answers
+// none of their messages.
+func (p *peer) empty() bool {
+	h := p.heard
+	return h != nil && h.standing == Alive && !h.hearsay && h.Empty
+}
+
 // noteUnread brings up to date whom nobody has to wait for, and since when somebody's
 // messages have not come.
 func (c *Core) noteUnread() {
